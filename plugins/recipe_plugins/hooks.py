@@ -1,0 +1,19 @@
+"""The built-ins' hook module: gathers each folder's COMPONENTS, which are strings. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+
+from recipe_runner import Component, hookimpl
+
+FOLDERS = (
+    "curation", "tokeniser", "pretrain", "anneal", "sft", "lora", "merge", "evaluate",
+    "architectures", "optimizers", "schedules", "adapters", "formats", "sources", "filters", "launchers",
+)  # fmt: skip
+
+
+@hookimpl
+def register_components() -> Iterable[Component]:
+    """Every built-in component."""
+    return [c for folder in FOLDERS for c in importlib.import_module(f"recipe_plugins.{folder}").COMPONENTS]
