@@ -8,69 +8,35 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-import pluggy
-
 if TYPE_CHECKING:
-    from recipe_runner.artifacts import Adapter, Artifact, Corpus, Evaluation, Model, Tokeniser
-    from recipe_runner.components import (
-        Component,
-        Config,
-        Count,
-        Execution,
-        File,
-        Input,
-        Place,
-        Ref,
-        Registry,
-        Size,
-        Slot,
-        Use,
-    )
-    from recipe_runner.contract import (
-        Architecture,
-        BadRow,
-        Branch,
-        Counts,
-        Estimate,
-        Event,
-        ExecutionConfig,
-        Filter,
-        Format,
-        GlobalFilter,
-        Known,
-        KnownInput,
-        Launcher,
-        Optimizer,
-        ParamGroup,
-        Piece,
-        Record,
-        Row,
-        Schedule,
-        Source,
-        Stage,
-        StageConfig,
-        StageContext,
-        Tracker,
-        Verdict,
-    )
-    from recipe_runner.errors import Interrupted, Problem, RecipeError, suggest
-    from recipe_runner.hookspecs import Check, Command
+    from recipe_runner.artifacts import *
+    from recipe_runner.components import *
+    from recipe_runner.contract import *
+    from recipe_runner.errors import *
+    from recipe_runner.hookspecs import *
 
-hookimpl = pluggy.HookimplMarker("recipe_runner")
-"""Marks a hook implementation of a plugin."""
-
-_HOMES = {
-    "artifacts": "Adapter Artifact Corpus Evaluation Model Tokeniser",
-    "components": "Component Config Count Execution File Input Place Ref Registry Size Slot Use",
-    "contract": "Architecture BadRow Branch Counts Estimate Event ExecutionConfig Filter Format GlobalFilter Known "
-    "KnownInput Launcher Optimizer ParamGroup Piece Record Row Schedule Source Stage StageConfig StageContext Tracker "
-    "Verdict",
-    "errors": "Interrupted Problem RecipeError suggest",
-    "hookspecs": "Check Command",
+_HOME = {
+    name: module
+    for module, names in {
+        "artifacts": "Adapter Artifact Corpus Evaluation Model Tokeniser",
+        "components": "Component Config Count Execution File Input Place Ref Registry Size Slot Use",
+        "contract": "Architecture BadRow Branch Counts Estimate Event ExecutionConfig Filter Format GlobalFilter Known "
+        "KnownInput Launcher Optimizer ParamGroup Piece Record Row Schedule Source Stage StageConfig StageContext "
+        "Tracker Verdict",
+        "errors": "Interrupted Problem RecipeError suggest",
+        "hookspecs": "Check Command hookimpl",
+    }.items()
+    for name in names.split()
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 
-__all__ = ["hookimpl", *sorted(_HOME)]  # noqa: PLE0604  (strings, made above)
+__all__ = [
+    "Adapter", "Architecture", "Artifact", "BadRow", "Branch", "Check", "Command", "Component", "Config",
+    "Corpus", "Count", "Counts", "Estimate", "Evaluation", "Event", "Execution", "ExecutionConfig", "File",
+    "Filter", "Format", "GlobalFilter", "Input", "Interrupted", "Known", "KnownInput", "Launcher", "Model",
+    "Optimizer", "ParamGroup", "Piece", "Place", "Problem", "RecipeError", "Record", "Ref", "Registry", "Row",
+    "Schedule", "Size", "Slot", "Source", "Stage", "StageConfig", "StageContext", "Tokeniser", "Tracker",
+    "Use", "Verdict", "hookimpl", "suggest",
+]
 
 
 def __getattr__(name: str) -> Any:

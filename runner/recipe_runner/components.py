@@ -13,9 +13,10 @@ import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, cast, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, core_schema
 
 from recipe_runner.errors import PluginError, suggest
@@ -110,7 +111,9 @@ class Registry:
             return found[0]
         if found:
             both = " and ".join(f"{c.dist}:{bare}" for c in found)
-            raise LookupError(f"{kind} {bare!r} is registered by more than one distribution; write {both.replace(' and ', ' or ')}")
+            raise LookupError(
+                f"{kind} {bare!r} is registered by more than one distribution; write {both.replace(' and ', ' or ')}"
+            )
         raise LookupError(self._missing(kind, name))
 
     def _missing(self, kind: str, name: str) -> str:
@@ -126,7 +129,7 @@ class Validation:
     """The context that validation carries: where components are found, and which keys each mapping may have."""
 
     registry: Registry
-    allowed: dict[int, list[str]] = field(default_factory=dict)   # id of a raw mapping -> its allowed keys
+    allowed: dict[int, list[str]] = field(default_factory=dict)  # id of a raw mapping -> its allowed keys
 
     @classmethod
     def of(cls, info: ValidationInfo) -> Validation:
@@ -147,13 +150,16 @@ class Config(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _complete_slots(cls, data: Any, info: ValidationInfo) -> Any:
-        """A slot written without `use` keeps the default's component: `optimizer: {lr: 1e-4}`."""
+    def _complete(cls, data: Any, info: ValidationInfo) -> Any:
+        """A slot written without `use` keeps the default's component; an entry that is null has been taken out."""
         if not isinstance(data, Mapping):
             return data
         if isinstance(info.context, Validation):
             info.context.allowed.setdefault(id(data), sorted(cls.model_fields))
-        completed = dict(data)
+        completed = {
+            name: _without_nulls(value) if _is_mapping(cls.model_fields.get(name)) else value
+            for name, value in data.items()
+        }
         for name, default in _slot_defaults(cls).items():
             written = completed.get(name)
             if isinstance(written, Mapping) and "use" not in written:
@@ -167,6 +173,16 @@ class Completed(dict[str, Any]):
     def __init__(self, values: Mapping[str, Any], written: int) -> None:
         super().__init__(values)
         self.written = written
+
+
+def _is_mapping(info: FieldInfo | None) -> bool:
+    return info is not None and get_origin(info.annotation) is dict
+
+
+def _without_nulls(value: Any) -> Any:
+    if not isinstance(value, Mapping) or None not in value.values():
+        return value
+    return {key: entry for key, entry in value.items() if entry is not None}
 
 
 def _slot_defaults(cls: type[Config]) -> dict[str, dict[str, Any]]:
@@ -248,7 +264,7 @@ class Ref:
     """
 
     text: str
-    types: tuple[type[Artifact], ...] = field(default=(), compare=False, repr=False)   # set by `Input`
+    types: tuple[type[Artifact], ...] = field(default=(), compare=False, repr=False)  # set by `Input`
 
     def __str__(self) -> str:
         return self.text
@@ -338,14 +354,15 @@ class Slot:
         return {"slot": self.kind, "options": self.options.__name__ if self.options else None}
 
     def _validate(self, value: Any, info: ValidationInfo) -> Use[Any]:
-        if isinstance(value, Use):
-            return value
+        return value if isinstance(value, Use) else self.resolve(value, Validation.of(info))
+
+    def resolve(self, value: Any, context: Validation) -> Use[Any]:
+        """What this slot holds when `value`, a name or a mapping with `use:`, is written there."""
         shape = {"use": value} if isinstance(value, str) else value
         if not isinstance(shape, Mapping) or not isinstance(shape.get("use"), str):
             raise PydanticCustomError(
                 "slot", "the name of a {kind} is expected, or a mapping with `use:`", {"kind": self.kind}
             )
-        context = Validation.of(info)
         component = self._find(context, shape["use"])
         config_class = component.config_class()
         option_names = set(self.options.model_fields) if self.options else set()

@@ -40,12 +40,15 @@ class Record:
     """One document (`text`) or conversation (`messages`, ChatML roles); exactly one of the two is set.
 
     `meta["group"]`, where there is one, decides the split: records of one group never stand on both sides of it.
+    `priority` is the place of its source in the recipe, set while a curation runs and not stored: of equal documents
+    the one with the lowest (priority, id) survives.
     """
 
     id: str
     text: str | None = None
     messages: Sequence[Mapping[str, Any]] | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    priority: int = 0
 
     @property
     def size(self) -> int:
@@ -157,14 +160,14 @@ class ExecutionConfig(Config):
     micro_batch: Annotated[int, Field(ge=1, description="rows a forward pass")] | Literal["auto"] = "auto"
     checkpoint_every: Annotated[int, Field(ge=1, description="steps")] = 100
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
-    launcher: Annotated[Use["Launcher"], Slot("launcher")] = "local"  # type: ignore[assignment]
+    launcher: Annotated[Use[Launcher], Slot("launcher")] = "local"  # type: ignore[assignment]
 
 
 class StageConfig(Config):
     """Base of every stage's config."""
 
     seed: int | None = Field(default=None, description="the recipe's, unless set here")
-    execution: Annotated[ExecutionConfig, Execution()] = Field(default_factory=dict)  # type: ignore[arg-type]
+    execution: Annotated[ExecutionConfig, Execution()] = Field(default_factory=dict)  # type: ignore[assignment]
 
     def produces(self) -> type[Artifact]:
         """The type of the artifact, from config alone."""

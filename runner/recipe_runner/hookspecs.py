@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PROJECT = "recipe_runner"
 hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+"""Marks a hook implementation of a plugin."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,3 +172,21 @@ def uses(value: Any) -> Iterator[tuple[tuple[str, ...], Use[Any]]]:
 def inputs(config: Config) -> dict[str, Ref]:
     """The inputs of a stage by field path, such as `corpus` or `models.base`."""
     return {".".join(path): entry for path, entry, _ in walk(config) if isinstance(entry, Ref)}
+
+
+# ── keys ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def revisions(config: Config) -> dict[str, tuple[str, bool]]:
+    """Identity of the raw data of every source in use, by field path, and whether it is pinned."""
+    return {".".join(path): use.build().revision() for path, use in uses(config) if use.component.kind == "source"}
+
+
+def payload(use: Use[Any], seed: int, digests: Mapping[str, str], sources: Mapping[str, str]) -> dict[str, Any]:
+    """What a key is the hash of, kept in the manifest so that a later plan can say what changed."""
+    return {"stage": use_identity(use), "seed": seed, "inputs": dict(digests), "sources": dict(sources)}
+
+
+def key_of(payload: Mapping[str, Any]) -> str:
+    """The key: 64 hex digits."""
+    return sha256(canonical(payload))

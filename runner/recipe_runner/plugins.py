@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -87,7 +87,7 @@ def load(entries: Iterable[EntryPoint], *, disabled: Sequence[str] = (), strict:
                 next=f"pip uninstall one of them, or disable one with -p no:{dist}",
             )
         else:
-            _attempt(record, lambda entry=entry, record=record: _activate(manager, entry, record))
+            _attempt(record, partial(_activate, manager, entry, record))
         if strict and record.error:
             raise PluginError(f"plugin {dist} {version}: {record.error}") from record.error
     failures = {record.dist: record.error for record in records if record.error}
@@ -99,7 +99,7 @@ def _attempt(record: Record, action: Callable[[], None]) -> None:
     started = time.perf_counter()
     try:
         action()
-    except Exception as error:   # a plugin may raise anything; it is kept, and raised when something needs it
+    except Exception as error:  # a plugin may raise anything; it is kept, and raised when something needs it
         record.state, record.error, record.components = "failed", error, []
     record.seconds = time.perf_counter() - started
 
@@ -110,9 +110,7 @@ def _activate(manager: pluggy.PluginManager, entry: EntryPoint, record: Record) 
     try:
         unknown = [caller.name for caller in manager.get_hookcallers(plugin) or () if not caller.has_spec()]
         if unknown:
-            raise PluginError(
-                f"unknown hook {', '.join(sorted(unknown))}: made for another version of recipe-runner?"
-            )
+            raise PluginError(f"unknown hook {', '.join(sorted(unknown))}: made for another version of recipe-runner?")
         if hasattr(plugin, "register_components"):
             record.components = [with_dist(c, record.dist) for c in plugin.register_components()]
             _refuse_twice(record.components)

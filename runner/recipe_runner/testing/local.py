@@ -101,13 +101,7 @@ def make(
 
 def slot(kind: str, value: Any, *, plugins: Plugins | None = None) -> Use[Any]:
     """What a slot of `kind` holds after `value` is written there: `slot("optimizer", {"use": "lion"}).build()`."""
-    registry = (plugins or installed()).registry
-    return Slot(kind)._validate(value, _Info(Validation(registry)))  # type: ignore[arg-type]
-
-
-class _Info:
-    def __init__(self, context: Validation) -> None:
-        self.context = context
+    return Slot(kind).resolve(value, Validation((plugins or installed()).registry))
 
 
 def build(component: Component, config: Config) -> Any:

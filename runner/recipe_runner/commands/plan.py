@@ -1,0 +1,71 @@
+"""`recipe plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from recipe_runner.commands import Switches, load_plugins, print_json
+from recipe_runner.contract import Estimate
+from recipe_runner.errors import ExitCode
+from recipe_runner.plan import StagePlan, make_plan
+from recipe_runner.recipe import load
+from recipe_runner.store import Store
+
+
+def show_plan(
+    switches: Switches, path: str, overrides: Sequence[str], store: Path, force: Sequence[str], check: bool, json: bool
+) -> None:
+    """Print the plan; with `check`, exit 5 if anything would run."""
+    recipe = load(path, overrides, plugins=load_plugins(switches))
+    plans = make_plan(recipe, Store(store), force)
+    if json:
+        print_json({"recipe": recipe.name, "store": str(store), "stages": [plan.as_json() for plan in plans]})
+    else:
+        print("\n".join(line for plan in plans for line in _lines(plan)))
+    if check and any(plan.status != "cached" for plan in plans):
+        raise SystemExit(ExitCode.WORK_FOUND)
+
+
+def _lines(plan: StagePlan) -> list[str]:
+    reasons = ", ".join(str(reason) for reason in plan.reasons)
+    where = str(plan.artifact.path) if plan.artifact else ""
+    lines = [f"{plan.stage:<12} {plan.use:<10} {plan.status:<8} {reasons or where}".rstrip()]
+    lines += [f"    {line}" for line in estimate_lines(plan.estimate)]
+    lines += [f"    not pinned: {path}" for path in plan.unpinned]
+    return lines
+
+
+def estimate_lines(estimate: Estimate) -> list[str]:
+    """The estimate as lines; what is unknown says so, for stages that train."""
+    lines = []
+    trains = estimate.trainable is not None or estimate.steps is not None
+    if trains:
+        share = (
+            f" ({estimate.trainable / estimate.parameters:.2%})" if estimate.trainable and estimate.parameters else ""
+        )
+        lines.append(f"parameters {number(estimate.parameters)}, trainable {number(estimate.trainable)}{share}")
+        lines.append(
+            f"tokens {number(estimate.tokens)}, steps {number(estimate.steps)}, FLOPs {number(estimate.flops)}"
+        )
+    if estimate.memory:
+        parts = " + ".join(f"{name} {size(value)}" for name, value in estimate.memory.items())
+        lines.append(f"memory {size(sum(estimate.memory.values()))} = {parts}, before activations")
+    elif trains:
+        lines.append("memory unknown")
+    return lines + list(estimate.notes)
+
+
+def number(value: float | None) -> str:
+    """`1,053,312` or `3.2e+15`, or `unknown`."""
+    if value is None:
+        return "unknown"
+    return f"{value:,.0f}" if value < 1e12 else f"{value:.2e}"
+
+
+def size(value: float) -> str:
+    """Bytes in decimal units: `112.0 GB`."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= factor:
+            return f"{value / factor:.1f} {unit}"
+    return f"{value:.0f} B"

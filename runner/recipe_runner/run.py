@@ -1,0 +1,418 @@
+"""Running a recipe: stage by stage, each in processes of its own, each result committed whole or gone on from.
+
+`run` again *is* resume. The parent holds the lock of the key it works on, hands its descriptor to the workers, reads
+their events, and alone writes files of the run. Its death ends the workers; a signal to it lets them save and leave.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from recipe_runner import identity
+from recipe_runner.artifacts import Artifact
+from recipe_runner.components import Use, written
+from recipe_runner.contract import Event, Launcher
+from recipe_runner.errors import ExitCode, Interrupted, RecipeError, StageFailed, UsageError, suggest
+from recipe_runner.events import EventLog, Listener, Listeners, StageRecord, decode
+from recipe_runner.hookspecs import hookimpl
+from recipe_runner.plan import Outlook, Reason
+from recipe_runner.plugins import Plugins
+from recipe_runner.recipe import Recipe
+from recipe_runner.store import SCHEMA, Store, describe, store_errors, write_json
+from recipe_runner.worker import Job
+
+LIBRARIES = ("torch", "transformers", "peft", "trl", "datasets", "tokenizers", "safetensors", "accelerate", "numpy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line says about a run, beyond the recipe."""
+
+    until: str = ""
+    only: str = ""
+    force: tuple[str, ...] = ()
+    restart: tuple[str, ...] = ()
+    wait: bool = True
+    allow_remote_code: bool = False
+
+
+@dataclass(slots=True)
+class StageResult:
+    """What became of a stage in this run. `status` is `cached`, `built`, `failed` or `interrupted`."""
+
+    status: str
+    key: str = ""
+    path: str = ""
+    reasons: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Run:
+    """One run of a recipe in a store."""
+
+    def __init__(
+        self, recipe: Recipe, store: Store, plugins: Plugins, options: Options, listeners: Sequence[Listener] = ()
+    ) -> None:
+        self.recipe, self.store, self.plugins, self.options = recipe, store, plugins, options
+        self.outlook = Outlook(recipe, store)
+        self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+        self.folder = store.root / "runs" / recipe.name / self.id
+        self.results: dict[str, StageResult] = {}
+        self.made: dict[str, Artifact] = {}
+        self.status = "running"
+        self._given = list(listeners)
+        self._started = time.time()
+        self._stop: Callable[[], None] | None = None
+        self._signalled = False
+
+    # ── the whole ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def execute(self) -> Mapping[str, Artifact]:
+        """Run what is to run; raises the first failure. `run.json` tells the state at any time."""
+        names = self._wanted()
+        with store_errors(f"cannot write to the store {self.store.root}"):
+            self.folder.mkdir(parents=True)
+            log = EventLog(self.folder / "events.jsonl")
+            write_json(self.folder / "recipe.resolved.json", self._resolved())
+        trackers = [use.build().on_event for use in self.recipe.trackers.values()]
+        self.tell = Listeners([log, *self._given, *trackers, self._to_plugins])
+        try:
+            with self._signals():
+                self._save("running")
+                self.tell(Event("run-started", data={"recipe": self.recipe.name, "run": self.id}))
+                for name in names:
+                    self._stage(name)
+            self._save("finished")
+        except BaseException as error:
+            self._save("interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed")
+            raise
+        finally:
+            seconds = round(time.time() - self._started, 1)
+            self.tell(Event("run-finished", data={"status": self.status, "seconds": seconds}))
+            log.close()
+        return self.made
+
+    def _to_plugins(self, event: Event) -> None:
+        self.plugins.hook.on_event(event=event)
+
+    def _resolved(self) -> dict[str, Any]:
+        stages = {name: written(use) for name, use in self.recipe.stages.items()}
+        return {"schema": SCHEMA, "name": self.recipe.name, "seed": self.recipe.seed, "stages": stages}
+
+    def _wanted(self) -> list[str]:
+        """The stages to go through, in order; raises `UsageError` for a name that is no stage."""
+        for name in (self.options.until, self.options.only, *self.options.force, *self.options.restart):
+            if name and name not in self.recipe.stages:
+                raise UsageError(f"there is no stage {name!r}", next=suggest(name, self.recipe.stages, noun="stages"))
+        last = self.options.only or self.options.until
+        if not last:
+            return list(self.recipe.stages)
+        needed = {last}
+        for name in reversed(self.recipe.stages):
+            if name in needed:
+                needed |= set(self.recipe.upstream(name))
+        return [name for name in self.recipe.stages if name in needed]
+
+    def _save(self, status: str) -> None:
+        self.status = status
+        stages = {name: asdict(result) for name, result in self.results.items()}
+        started = datetime.fromtimestamp(self._started, UTC).isoformat(timespec="seconds")
+        write_json(
+            self.folder / "run.json",
+            {"schema": SCHEMA, "recipe": self.recipe.name, "file": str(self.recipe.file), "run": self.id,
+             "overrides": list(self.recipe.overrides), "started": started, "status": status,
+             "seconds": round(time.time() - self._started, 1), "stages": stages},
+        )  # fmt: skip
+
+    # ── one stage ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _stage(self, name: str) -> None:
+        use = self.recipe.stages[name]
+        payload = self.outlook.payload(name, self.made)
+        assert payload is not None, "stages run after their inputs"
+        key = identity.key_of(payload)
+        found = self.store.find(use.component.name, key)
+        if found.artifact and name not in self.options.force:
+            self._cached(name, key, found.artifact)
+            return
+        if self.options.only and name != self.options.only:
+            raise UsageError(
+                f"stage {name!r} is not built, and --only {self.options.only} needs it",
+                next=f"--until {self.options.only} builds it too",
+            )
+        with self._locked(name, key) as lock:
+            again = self.store.find(use.component.name, key)
+            if again.artifact and not found.artifact:  # the run that was waited for has built it
+                self._cached(name, key, again.artifact)
+                return
+            reasons = (
+                [Reason("forced")] if name in self.options.force else self.outlook.reasons(name, payload, again.why)
+            )
+            if name in self.options.restart:
+                self.store.discard(use.component.name, key)
+            self._build(name, use, payload, reasons, lock)
+
+    def _cached(self, name: str, key: str, artifact: Artifact) -> None:
+        self.made[name] = artifact
+        self.results[name] = StageResult("cached", key, str(artifact.path))
+        self._save("running")
+        self.tell(Event("stage-cached", name, {"path": str(artifact.path), "key": key}))
+
+    @contextmanager
+    def _locked(self, name: str, key: str) -> Iterator[int]:
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        holder = {"pid": os.getpid(), "recipe": self.recipe.name, "stage": name, "run": self.id, "since": since}
+        wait = (
+            (lambda h: self.tell(Event("stage-waiting", name, {"holder": describe(h)}))) if self.options.wait else None
+        )
+        with self.store.lock(key, holder, wait) as descriptor:
+            yield descriptor
+
+    def _build(
+        self, name: str, use: Use[Any], payload: Mapping[str, Any], reasons: Sequence[Reason], lock: int
+    ) -> None:
+        key, started = identity.key_of(payload), time.monotonic()
+        told = [str(reason) for reason in reasons]
+        result = self.results[name] = StageResult("failed", key, reasons=told)
+        if not self.store.unfinished_commit(use.component.name, key):
+            partial = self.store.prepare(use.component.name, key, self._execution(name))
+            self.tell(Event("stage-started", name, {"reason": ", ".join(told), "key": key, "path": str(partial)}))
+            record = StageRecord(partial)
+            try:
+                self._through_hooks(name, use, lambda: self._launch(name, use, payload, partial, record, lock))
+            except (Interrupted, KeyboardInterrupt):
+                result.status = "interrupted"
+                self.tell(Event("stage-interrupted", name))
+                raise
+            except RecipeError as error:
+                self.tell(Event("stage-failed", name, {"error": error.render()}))
+                raise
+            finally:
+                with store_errors(f"stage {name}: its record cannot be written"):
+                    record.close()
+            artifact = self.store.commit(
+                use.component.name, key, lambda: self._manifest(name, use, payload, record, started)
+            )
+        else:
+            artifact = self.store.commit(use.component.name, key, None)
+        seconds = round(time.monotonic() - started, 2)
+        self.made[name] = artifact
+        self.results[name] = StageResult("built", key, str(artifact.path), told, seconds)
+        self._save("running")
+        self.tell(Event("stage-finished", name, {"path": str(artifact.path), "seconds": seconds}))
+
+    def _through_hooks(self, name: str, use: Use[Any], action: Callable[[], None]) -> None:
+        """Call the stage inside the plugins' `run_stage` wrappers."""
+
+        class Core:
+            @hookimpl
+            def run_stage(self, stage: str, use: str) -> bool:
+                action()
+                return True
+
+        core = Core()
+        self.plugins.manager.register(core)
+        try:
+            self.plugins.hook.run_stage(stage=name, use=use.component.identity)
+        finally:
+            self.plugins.manager.unregister(core)
+
+    def _execution(self, name: str) -> dict[str, Any]:
+        return {"execution": self.recipe.config(name).execution.model_dump(mode="json"), "cpus": os.cpu_count()}
+
+    def _manifest(
+        self, name: str, use: Use[Any], payload: Mapping[str, Any], record: StageRecord, started: float
+    ) -> dict[str, Any]:
+        folder = self.store.partial(use.component.name, identity.key_of(payload))
+        files = identity.folder_files(folder / "payload")
+        return {
+            "schema": SCHEMA, "type": self.recipe.config(name).produces().type, "use": use.component.identity,
+            "key": identity.key_of(payload), "digest": identity.digest_of(files), "identity": payload,
+            "config": written(use), "files": files, "facts": record.facts, "warnings": record.warnings,
+            "execution": self._execution(name), "versions": versions(self.plugins),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - started, 2),
+        }  # fmt: skip
+
+    # ── the processes of a stage ─────────────────────────────────────────────────────────────────────────────────
+
+    def _launch(
+        self, name: str, use: Use[Any], payload: Mapping[str, Any], partial: Path, record: StageRecord, lock: int
+    ) -> None:
+        with Channel(lambda event: self._heard(event, record), record.flush) as channel:
+            job = Job(
+                stage=name, config=written(use), key=identity.key_of(payload), seed=self.recipe.seed_of(name),
+                digests=payload["inputs"], sources=payload["sources"], inputs=self._inputs(name, payload["inputs"]),
+                folder=str(partial), channel=str(channel.folder), disabled=self.plugins.disabled,
+                allow_remote_code=self.options.allow_remote_code,
+            )  # fmt: skip
+            job.write(channel.folder / "job.json")
+            execution = self.recipe.config(name).execution
+            launcher: Launcher = execution.launcher.build()
+            self._stop = channel.stop
+            if self._signalled:
+                channel.stop()
+            try:
+                status = launcher.launch(channel.folder / "job.json", execution, (lock,))
+            finally:
+                self._stop = None
+            channel.drain()
+            failure = channel.failure()
+        self._judge(name, status, failure, partial)
+
+    def _heard(self, event: Event, record: StageRecord) -> None:
+        record(event)
+        self.tell(event)
+
+    def _inputs(self, name: str, digests: Mapping[str, str]) -> dict[str, dict[str, str]]:
+        refs = identity.inputs(self.recipe.config(name))
+        return {
+            ref.text: {"path": str(self.made[ref.text].path)} if ref.where == "stage" else {"digest": digests[path]}
+            for path, ref in refs.items()
+        }
+
+    def _judge(self, name: str, status: int, failure: Mapping[str, Any] | None, partial: Path) -> None:
+        again = f"to continue: {self.command()}"
+        if status == 0:
+            return
+        if failure is None and (status == ExitCode.INTERRUPTED or self._signalled):
+            raise Interrupted(f"stage {name} was interrupted; its state is saved", next=again)
+        logs = f"logs: {partial / 'logs'}"
+        if failure is None:
+            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status} and no word"
+            raise StageFailed(f"stage {name}: a worker {how}", next=f"{logs}\n{again}")
+        if failure["shown"]:
+            raise StageFailed(f"stage {name}: {failure['shown']}", next=f"{logs}\n{again}")
+        raise StageFailed(
+            f"stage {name} failed on rank {failure['rank']}:\n{failure['traceback']}", next=f"{logs}\n{again}"
+        )
+
+    def command(self) -> str:
+        """The command that continues this run."""
+        import shlex
+
+        default = self.store.root == Path.cwd() / ".recipe"
+        store = [] if default else ["--store", str(self.store.root)]
+        return shlex.join(["recipe", "run", str(self.recipe.file), *self.recipe.overrides, *store])
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first SIGINT or SIGTERM lets the stage save and leave; the second leaves at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            if self._signalled:
+                raise KeyboardInterrupt
+            self._signalled = True
+            print("stopping: the stage saves its state; again to leave at once", file=sys.stderr)
+            if self._stop is None:
+                raise Interrupted("interrupted between stages", next=f"to continue: {self.command()}")
+            self._stop()
+
+        before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class Channel:
+    """The pipes between a run and the processes of one stage, in a folder that lasts as long as they do.
+
+    `events` carries rank 0's events up, `acks` a byte down for each `flush`, `alive` nothing: its end tells the
+    workers that their parent is gone. A file `stop` asks them to save and leave.
+    """
+
+    def __init__(self, hear: Callable[[Event], None], flush: Callable[[], None]) -> None:
+        self._hear, self._flush = hear, flush
+        self._failed: BaseException | None = None
+
+    def __enter__(self) -> Channel:
+        self.folder = Path(tempfile.mkdtemp(prefix="recipe-"))
+        for name in ("events", "acks", "alive"):
+            os.mkfifo(self.folder / name)
+        self._ends = {name: os.open(self.folder / name, os.O_RDWR) for name in ("events", "acks", "alive")}
+        self._reader = threading.Thread(target=self._read, daemon=True, name="events")
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._reader.is_alive():
+            os.write(self._ends["events"], b"\n")
+            self._reader.join()
+        for descriptor in self._ends.values():
+            os.close(descriptor)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _read(self) -> None:
+        """Hear events until the empty line that `drain` writes."""
+        with os.fdopen(os.dup(self._ends["events"]), "rb") as lines:
+            for line in iter(lines.readline, b"\n"):
+                try:
+                    self._take(line)
+                except Exception as error:  # a full disk, say: kept for `drain`
+                    self._failed = self._failed or error
+                    self._hang_up()
+
+    def _take(self, line: bytes) -> None:
+        try:
+            event = decode(line.decode())
+        except (ValueError, TypeError):
+            return  # the torn line of a worker that was killed while writing
+        self._hear(event)
+        if event.kind == "flush":
+            self._flush()
+            os.write(self._ends["acks"], b".")
+
+    def _hang_up(self) -> None:
+        """End the workers at once, as the parent's death would."""
+        descriptor = self._ends.pop("alive", None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def stop(self) -> None:
+        """Ask the workers to save and leave."""
+        (self.folder / "stop").touch()
+
+    def drain(self) -> None:
+        """Hear what is still in the pipe; raises what went wrong while hearing."""
+        os.write(self._ends["events"], b"\n")
+        self._reader.join()
+        if self._failed:
+            with store_errors("the run cannot write what its stage tells"):
+                raise self._failed
+
+    def failure(self) -> Mapping[str, Any] | None:
+        """What the rank that failed first left behind."""
+        found = [json.loads(path.read_text(encoding="utf-8")) for path in self.folder.glob("failure-*.json")]
+        return min(found, key=lambda failure: failure["time"], default=None)
+
+
+def versions(plugins: Plugins) -> dict[str, str]:
+    """Versions of Python, of the libraries that numbers depend on, and of the active plugins."""
+    found = {"python": sys.version.split()[0], **plugins.versions()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,1 @@
+"""Stages without torch, for tests of the runner."""
