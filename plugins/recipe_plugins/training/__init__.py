@@ -1,5 +1,22 @@
-"""The trainer mixin, data preparation, loading and saving: the second public API."""
+"""The trainer mixin, data preparation, loading and saving: the second public API, imported on first use."""
 
 from __future__ import annotations
 
-__all__: list[str] = []
+import importlib
+from typing import Any
+
+_HOMES = {
+    "config": "Budget LoopConfig TrainingConfig",
+    "run": "TrainResult device set_threads train",
+    "supervised": "SupervisedTrainer",
+    "trainer": "RecipeTrainerMixin TokenTrainer",
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

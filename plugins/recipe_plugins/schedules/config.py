@@ -1,0 +1,46 @@
+"""Settings of the schedules.
+
+A length is a number of steps (a whole number) or a share of all steps (a fraction below 1).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from recipe_runner import Config
+
+Length = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ConstantConfig(Config):
+    """The peak, after a linear warm-up."""
+
+    warmup: Annotated[Length, Field(description="steps, or a share of all")] = 0
+
+
+class DecayConfig(ConstantConfig):
+    """A decay from the end of the warm-up to the end of training."""
+
+    final: Annotated[Share, Field(description="the last rate, as a share of the peak")] = 0.0
+
+
+class CosineConfig(DecayConfig):
+    """Half a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
+
+
+class LinearConfig(DecayConfig):
+    """A straight line."""
+
+
+class SqrtConfig(DecayConfig):
+    """1 - sqrt (Hägele et al. 2024, arXiv:2405.18392, section 3)."""
+
+
+class WSDConfig(DecayConfig):
+    """Warm-up, stable, decay (Hu et al. 2024, arXiv:2404.06395, section 4)."""
+
+    decay: Annotated[Length, Field(description="the last steps, or a share of all; 0 stays stable")] = 0
+    shape: Literal["linear", "sqrt", "cosine"] = "linear"

@@ -1,0 +1,115 @@
+"""The learning rate as a factor of its peak: a linear warm-up, a stable phase, a decay of some shape.
+
+Steps count from 0 and `step == total` is answered too. The first step of a warm-up of w has the factor 1/w; the first
+of a decay still has 1, so that a run which branches off there has no jump; the step after the last would have `final`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from recipe_plugins.schedules.config import (
+    ConstantConfig,
+    CosineConfig,
+    DecayConfig,
+    LinearConfig,
+    SqrtConfig,
+    WSDConfig,
+)
+from recipe_runner import RecipeError
+
+SHAPES: dict[str, Callable[[float], float]] = {
+    "linear": lambda done: 1 - done,
+    "sqrt": lambda done: 1 - math.sqrt(done),
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+}
+"""What is left of the way from the peak to the end, by the share of the decay that is done."""
+
+
+def in_steps(length: float, total: int) -> int:
+    """A length as steps: whole numbers are steps, fractions (1.0 included) a share of `total`."""
+    return length if isinstance(length, int) else round(length * total)
+
+
+class Phases:
+    """Warm-up, stable, decay; every schedule here is one of these."""
+
+    def __init__(self, warmup: float, decay: float | None, final: float, shape: str) -> None:
+        """`decay` is a length, or `None` for all that the warm-up leaves."""
+        self.warmup, self.decay, self.final, self.shape = warmup, decay, final, SHAPES[shape]
+
+    def factor(self, step: int, total: int) -> float:
+        """The factor for `step` of `total`."""
+        warmup, decay = self._lengths(total)
+        if step < warmup:
+            return (step + 1) / warmup
+        if not decay or step < total - decay:
+            return 1.0
+        done = min(1.0, (step - (total - decay)) / decay)
+        return self.final + (1 - self.final) * self.shape(done)
+
+    def phase(self, step: int, total: int) -> str:
+        """`warmup`, `stable` or `decay`."""
+        warmup, decay = self._lengths(total)
+        if step < warmup:
+            return "warmup"
+        return "decay" if decay and step >= total - decay else "stable"
+
+    def _lengths(self, total: int) -> tuple[int, int]:
+        warmup = in_steps(self.warmup, total)
+        decay = max(0, total - warmup) if self.decay is None else in_steps(self.decay, total)
+        if warmup + decay > total:
+            raise RecipeError(
+                f"a warm-up of {warmup} steps and a decay of {decay} do not fit into {total} steps",
+                next="shorten them, write them as shares (warmup: 0.05), or raise the budget",
+            )
+        return warmup, decay
+
+
+class WSD(Phases):
+    """Warm-up, stable, decay."""
+
+    def __init__(self, config: WSDConfig) -> None:
+        super().__init__(config.warmup, config.decay, config.final, config.shape)
+
+
+class Constant(Phases):
+    """The peak, after a warm-up."""
+
+    def __init__(self, config: ConstantConfig) -> None:
+        super().__init__(config.warmup, 0, 1.0, "linear")
+
+
+class _Decay(Phases):
+    shape_name: str
+
+    def __init__(self, config: DecayConfig) -> None:
+        super().__init__(config.warmup, None, config.final, self.shape_name)
+
+
+class Cosine(_Decay):
+    """Half a cosine."""
+
+    shape_name = "cosine"
+
+    def __init__(self, config: CosineConfig) -> None:
+        super().__init__(config)
+
+
+class Linear(_Decay):
+    """A straight line."""
+
+    shape_name = "linear"
+
+    def __init__(self, config: LinearConfig) -> None:
+        super().__init__(config)
+
+
+class Sqrt(_Decay):
+    """1 - sqrt."""
+
+    shape_name = "sqrt"
+
+    def __init__(self, config: SqrtConfig) -> None:
+        super().__init__(config)

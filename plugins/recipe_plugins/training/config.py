@@ -1,0 +1,125 @@
+"""What every training stage is configured by, without torch: optimizer, schedule, budget, batch, precision.
+
+A budget is turned into optimizer steps once, by `Budget.steps_for`, both for `plan` and for the run; nothing after it
+knows another unit. Rows are always `sequence_length` tokens long, so a step is `batch_size` × `sequence_length` tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from recipe_runner import (
+    Config,
+    Count,
+    Execution,
+    ExecutionConfig,
+    Optimizer,
+    RecipeError,
+    Schedule,
+    Slot,
+    StageConfig,
+    Use,
+)
+
+CHINCHILLA = 20
+"""Tokens per parameter at which a model of given FLOPs is best (Hoffmann et al. 2022, arXiv:2203.15556, table 3)."""
+
+AUTO_MICRO_TOKENS = 8192
+"""Tokens of one forward pass when `execution.micro_batch` is `auto`."""
+
+UNITS = ("steps", "tokens", "epochs", "tokens_per_parameter")
+"""The units of a budget."""
+
+
+class Budget(Config):
+    """How long to train: exactly one of the units, times `scale`."""
+
+    steps: Annotated[Count, Field(ge=1, description="optimizer steps")] | None = None
+    tokens: Annotated[Count, Field(ge=1)] | None = None
+    epochs: Annotated[float, Field(gt=0, description="times through the rows")] | None = None
+    tokens_per_parameter: Annotated[
+        float, Field(gt=0, description="of all parameters, tied ones once; Chinchilla's is 20")
+    ] | None = None
+    scale: Annotated[float, Field(gt=0, description="stretches or shrinks the budget")] = 1.0
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Budget:
+        given = [unit for unit in UNITS if getattr(self, unit) is not None]
+        if len(given) != 1:
+            raise ValueError(f"exactly one of {', '.join(UNITS)} is expected, got {' and '.join(given) or 'none'}")
+        return self
+
+    def steps_for(
+        self, *, batch_size: int, sequence_length: int, rows: int | None, parameters: int | None
+    ) -> int | None:
+        """Optimizer steps, at least 1; `None` where it depends on `rows` or `parameters` and they are not known.
+
+        Epochs are rounded up to whole steps, tokens to the nearest one.
+        """
+        per_step = batch_size * sequence_length
+        if self.steps is not None:
+            found: float = self.steps * self.scale
+        elif self.tokens is not None:
+            found = self.tokens * self.scale / per_step
+        elif self.epochs is not None:
+            return None if rows is None else max(1, math.ceil(self.epochs * self.scale * rows / batch_size - 1e-9))
+        elif parameters is None:
+            return None
+        else:
+            found = float(self.tokens_per_parameter or 0) * self.scale * parameters / per_step
+        return max(1, round(found))
+
+
+class LoopConfig(StageConfig):
+    """What the training loop takes, whichever optimizer it runs."""
+
+    schedule: Annotated[Use[Schedule], Slot("schedule")] = "wsd"  # type: ignore[assignment]
+    budget: Budget
+    batch_size: Annotated[int, Field(ge=1, description="rows a step, over all ranks and micro-batches")]
+    sequence_length: Annotated[int, Field(ge=8, description="tokens a row")]
+    precision: Annotated[
+        Literal["fp32", "bf16"], Field(description="of the matrix products; trained weights are fp32 in both")
+    ] = "fp32"
+    max_grad_norm: Annotated[float, Field(ge=0, description="gradients are clipped to it; 0 clips nothing")] = 1.0
+    gradient_checkpointing: Annotated[bool, Execution()] = False
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step, padding included."""
+        return self.batch_size * self.sequence_length
+
+    def steps(self, *, rows: int | None, parameters: int | None) -> int | None:
+        """The budget in optimizer steps, for an epoch of `rows` and a model of `parameters`."""
+        return self.budget.steps_for(
+            batch_size=self.batch_size, sequence_length=self.sequence_length, rows=rows, parameters=parameters
+        )
+
+
+class TrainingConfig(LoopConfig):
+    """A training stage that brings its own optimizer."""
+
+    optimizer: Annotated[Use[Optimizer], Slot("optimizer")] = "adamw"  # type: ignore[assignment]
+
+
+def micro_batch(config: LoopConfig, world_size: int) -> tuple[int, int]:
+    """Rows of a forward pass, and forward passes a step, on each of `world_size` ranks.
+
+    Raises `RecipeError` where the rows of a step cannot be divided among the ranks.
+    """
+    per_rank, rest = divmod(config.batch_size, world_size)
+    if rest:
+        raise RecipeError(
+            f"a step of {config.batch_size} rows cannot be divided among {world_size} processes",
+            next="make batch_size a multiple of execution.processes",
+        )
+    rows = _rows_at_once(config.execution, config.sequence_length, per_rank)
+    return rows, math.ceil(per_rank / rows)
+
+
+def _rows_at_once(execution: ExecutionConfig, sequence_length: int, per_rank: int) -> int:
+    if execution.micro_batch == "auto":
+        return min(per_rank, max(1, AUTO_MICRO_TOKENS // sequence_length))
+    return min(per_rank, execution.micro_batch)

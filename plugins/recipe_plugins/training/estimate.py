@@ -1,0 +1,170 @@
+"""What a training stage will cost, from shapes alone: parameters, FLOPs, bytes. Imports no torch.
+
+Counts of parameters are exact for the llama family (llama, mistral, qwen2, qwen3 without experts) and tested against
+built models. Memory is that of weights, gradients, master weights and optimizer states; activations, which depend on
+the device's kernels, are not in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from recipe_plugins.training.config import CHINCHILLA, LoopConfig
+from recipe_runner import Estimate, Known, KnownInput, RecipeError
+
+FAMILY = {
+    "llama": {"qkv_bias": False, "qk_norm": False},
+    "mistral": {"qkv_bias": False, "qk_norm": False},
+    "qwen2": {"qkv_bias": True, "qk_norm": False},
+    "qwen3": {"qkv_bias": False, "qk_norm": True},
+}
+"""The model types whose parameters are counted, and in what they differ."""
+
+Layout = Literal["fp32", "bf16", "bf16-master"]
+"""Where the bytes of training go: fp32 throughout; fp32 weights under bf16 autocast; bf16 weights with fp32 masters."""
+
+
+class OptimizerCost(Protocol):
+    """The part of an optimizer's config that an estimate needs."""
+
+    def state_bytes(self, parameters: int) -> int:
+        """Bytes of its state for so many parameters."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of a model. `parameters` are all, tied ones once; `embedding` those of the input table; `head` those
+    of the output product, tied or not; `width` is that of attention, heads × head size."""
+
+    parameters: int
+    embedding: int
+    head: int
+    tied: bool
+    layers: int
+    width: int
+
+    @property
+    def multiplied(self) -> int:
+        """Parameters that a token is multiplied with: all but the input table, and the head even if it is the table."""
+        return self.parameters - self.embedding + (self.head if self.tied else 0)
+
+    def flops_per_token(self, sequence_length: int) -> float:
+        """Of a forward and backward pass: 6 · (non-embedding + head) + 12 · L · d · T.
+
+        After Kaplan et al. 2020 (arXiv:2001.08361, section 2.1) and the attention term of PaLM (arXiv:2204.02311,
+        appendix B), which counts full attention.
+        """
+        return 6.0 * self.multiplied + 12.0 * self.layers * self.width * sequence_length
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON, for a manifest or for the stages after this one."""
+        return asdict(self)
+
+
+def shape_of_config(keys: Mapping[str, Any]) -> Shape:
+    """The sizes of a llama-family model from its `config.json`.
+
+    Raises `RecipeError` for another model type.
+    """
+    family = FAMILY.get(str(keys.get("model_type")))
+    if family is None:
+        raise RecipeError(
+            f"the size of a model of type {keys.get('model_type')!r} is not known",
+            next=f"types whose size is known: {', '.join(FAMILY)}",
+        )
+    hidden, layers, heads = keys["hidden_size"], keys["num_hidden_layers"], keys["num_attention_heads"]
+    head_size = keys.get("head_dim") or hidden // heads
+    queries, pairs = heads * head_size, (keys.get("num_key_value_heads") or heads) * head_size
+    attention = hidden * (2 * queries + 2 * pairs)
+    if family["qkv_bias"] or keys.get("attention_bias"):
+        attention += queries + 2 * pairs
+    if keys.get("attention_bias"):
+        attention += hidden
+    if family["qk_norm"]:
+        attention += 2 * head_size
+    feed_forward = 3 * hidden * keys["intermediate_size"]
+    if keys.get("mlp_bias"):
+        feed_forward += 2 * keys["intermediate_size"] + hidden
+    table = keys["vocab_size"] * hidden
+    tied = bool(keys.get("tie_word_embeddings", False))
+    total = layers * (attention + feed_forward + 2 * hidden) + hidden + table * (1 if tied else 2)
+    return Shape(total, embedding=table, head=table, tied=tied, layers=layers, width=queries)
+
+
+def known_shape(known: Known, name: str) -> Shape | None:
+    """The sizes of the model that is input `name`: from its facts, or its config if that is on this machine."""
+    found = known.inputs.get(name, KnownInput())
+    if found.facts.get("shape"):
+        return Shape(**found.facts["shape"])
+    return None if found.payload is None else shape_of_folder(found.payload)
+
+
+def shape_of_folder(folder: Path) -> Shape | None:
+    """The sizes of a saved model; `None` where there is no config, or one whose size is not known."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return None
+    keys = json.loads(path.read_text(encoding="utf-8"))
+    return shape_of_config(keys) if keys.get("model_type") in FAMILY else None
+
+
+def training_memory(
+    parameters: int, *, layout: Layout, optimizer: OptimizerCost, frozen_bytes: int = 0
+) -> dict[str, int]:
+    """Bytes of weights, gradients, master weights and optimizer states for so many *trained* parameters.
+
+    A model of 7 B under AdamW takes 28 + 28 + 0 + 56 GB in `bf16` (autocast) and 14 + 14 + 28 + 56 in `bf16-master`
+    (Rajbhandari et al. 2020, arXiv:1910.02054, section 3.1). `frozen_bytes` are those of weights that do not train.
+    """
+    each = 2 if layout == "bf16-master" else 4
+    return {
+        "weights": each * parameters + frozen_bytes,
+        "gradients": each * parameters,
+        "master_weights": 4 * parameters if layout == "bf16-master" else 0,
+        "optimizer_states": optimizer.state_bytes(parameters),
+    }
+
+
+def training_estimate(
+    config: LoopConfig,
+    *,
+    optimizer: OptimizerCost | None,
+    shape: Shape | None,
+    parameters: int | None = None,
+    rows: int | None = None,
+    vocab_size: int | None = None,
+) -> Estimate:
+    """The estimate of a stage that trains a whole model; what does not follow from the arguments is left unknown.
+
+    `parameters` serves an architecture that has no `shape`. `rows` is the length of an epoch, where it is known.
+    """
+    count = shape.parameters if shape else parameters
+    steps = config.steps(rows=rows, parameters=count)
+    tokens = None if steps is None else steps * config.tokens_per_step
+    known = count is not None and optimizer is not None
+    memory = training_memory(count, layout=config.precision, optimizer=optimizer) if known else {}
+    kept = config.execution.keep_checkpoints + 1   # the branch point or the payload beside them
+    return Estimate(
+        parameters=count,
+        trainable=count,
+        tokens=tokens,
+        steps=steps,
+        flops=shape.flops_per_token(config.sequence_length) * tokens if shape and tokens else None,
+        memory=memory,
+        disk=(memory["weights"] + memory["optimizer_states"]) * kept if memory else None,
+        facts={"shape": shape.facts() if shape else None, "vocab_size": vocab_size},
+        notes=[] if count is None or tokens is None else [per_parameter(tokens, count)],
+    )
+
+
+def per_parameter(tokens: int, parameters: int, tokens_per_second: float | None = None) -> str:
+    """Tokens per parameter beside Chinchilla's 20, with the time that 20 would take at a measured rate."""
+    text = f"{tokens / parameters:.3g} tokens per parameter; Chinchilla's is {CHINCHILLA}"
+    if tokens_per_second:
+        text += f", which would take {CHINCHILLA * parameters / tokens_per_second / 60:.3g} minutes here"
+    return text

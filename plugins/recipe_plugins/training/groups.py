@@ -1,0 +1,39 @@
+"""Which parameters an optimizer treats alike.
+
+A parameter's role follows from the module that holds it, never from its name: what the model calls its input embedding
+(with whatever an adapter put there), its output head, any other matrix, any vector. Tied weights are an embedding,
+once. Weight decay is for matrices and the head; embeddings, norms and biases have none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from recipe_runner import ParamGroup
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+ROLES = ("matrix", "embedding", "head", "vector")
+DECAYED = frozenset({"matrix", "head"})
+
+
+def param_groups(model: PreTrainedModel) -> list[ParamGroup]:
+    """The trainable parameters of `model`, one group a role, in the order of `ROLES` and of the model."""
+    roles = _roles(model)
+    found: dict[str, list[nn.Parameter]] = {role: [] for role in ROLES}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            found[roles.get(id(parameter), "matrix" if parameter.ndim >= 2 else "vector")].append(parameter)
+    return [ParamGroup(params, role, role in DECAYED) for role, params in found.items() if params]
+
+
+def _roles(model: PreTrainedModel) -> dict[int, str]:
+    """Roles by the identity of the parameter, for those that their module decides."""
+    from torch import nn
+
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    roles = {id(p): "head" for p in (head.parameters() if head is not None else ()) if p.ndim >= 2}
+    return roles | {id(p): "embedding" for module in [embedding, *tables] for p in module.parameters()}

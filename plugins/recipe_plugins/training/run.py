@@ -1,0 +1,182 @@
+"""`train`: run the loop for a stage. The only place that sets the arguments of transformers' and TRL's trainers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+
+from recipe_plugins.training.config import LoopConfig, micro_batch
+from recipe_plugins.training.order import Rows
+from recipe_plugins.training.trainer import Job, RecipeTrainerMixin, TokenTrainer
+from recipe_runner import ExecutionConfig, Interrupted, Optimizer, RecipeError, StageContext, Use
+
+_FIELDS = TrainingArguments.__dataclass_fields__
+CHECKPOINTING = ("activation" if "activation_checkpointing" in _FIELDS else "gradient") + "_checkpointing"
+"""What transformers calls gradient checkpointing, which it has renamed within 5.x."""
+
+NOTED = (
+    "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "bf16", "seed",
+)  # fmt: skip
+"""The arguments that are recorded as they were resolved."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a training run did; tokens are counted from step 0, throughput (tokens/s) over this process's steps.
+
+    `loss` is the last step's, in nats a token. `resumed_from` is the step that this process began at, if not 0.
+    """
+
+    steps: int
+    tokens: int
+    supervised_tokens: int
+    rows_without_labels: int
+    loss: float
+    tokens_per_second: float | None
+    resumed_from: int | None
+
+
+def train(
+    ctx: StageContext,
+    config: LoopConfig,
+    model: PreTrainedModel,
+    rows: Rows,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    steps: int,
+    optimizer: Use[Optimizer],
+    digests: Mapping[str, str],
+    trainer: type[RecipeTrainerMixin] = TokenTrainer,
+    optimizer_state: Path | None = None,
+    branch: Path | None = None,
+) -> TrainResult:
+    """Train `model`, in place, for `steps` optimizer steps over `rows`; go on from `ctx.work` where a run stopped.
+
+    `model` holds trained parameters in fp32 (frozen ones in any dtype) and is passed in its *initial* state also when
+    resuming. `rows` are prepared (see `Rows`); their order is decided here, from `ctx.seed("order", epoch)`. `steps`
+    comes from `config.steps(rows=len(rows), parameters=…)`. `digests` identifies data and tokeniser, for the
+    checkpoints. `trainer` is a class with the mixin, such as `SupervisedTrainer` for conversations. `optimizer_state`
+    and `branch` are described at `Job`.
+
+    Emits each step's metrics, notes the resolved arguments as `training`, and leaves `model` on its device, in eval
+    mode, outside any autocast. Raises `Interrupted` after saving when the run is asked to stop, and `RecipeError` when
+    the loss is not a number or a checkpoint does not fit.
+    """
+    set_threads(config.execution)
+    rows_at_once, accumulation = micro_batch(config, ctx.world_size)
+    if not len(rows):
+        raise RecipeError("there is no row to train on", next="look at the ledger of the corpus")
+    arguments = trainer.arguments_class(
+        **_arguments(ctx, config, steps, rows_at_once, accumulation), **trainer.library_arguments
+    )
+    arguments._n_gpu = min(1, arguments.n_gpu)   # one device a process: never DataParallel
+    job = Job(
+        ctx=ctx,
+        optimizer=optimizer.build(),
+        schedule=config.schedule.build(),
+        rows=rows,
+        steps=steps,
+        batch_size=config.batch_size,
+        micro_batch=rows_at_once,
+        checkpoint_every=config.execution.checkpoint_every,
+        keep_checkpoints=config.execution.keep_checkpoints,
+        digests=digests,
+        optimizer_state=optimizer_state,
+        branch=branch,
+    )
+    ctx.note(training=_resolved(arguments, config, optimizer, steps))
+    loop: Any = trainer(job=job, model=model, args=arguments, processing_class=tokenizer)
+    loop.train()
+    if loop.interrupted:
+        raise Interrupted(f"stopped after step {loop.state.global_step} of {steps}, which is saved")
+    loop.accelerator.unwrap_model(loop.model_wrapped, keep_fp32_wrapper=False)
+    model.eval()
+    return _result(loop, steps)
+
+
+def _result(loop: Any, steps: int) -> TrainResult:
+    counters = loop.counters
+    return TrainResult(
+        steps=steps,
+        tokens=counters.tokens,
+        supervised_tokens=counters.supervised_tokens,
+        rows_without_labels=counters.rows_without_labels,
+        loss=loop.last_loss,
+        tokens_per_second=loop.clock.tokens_per_second,
+        resumed_from=loop.resumed_from,
+    )
+
+
+def _arguments(
+    ctx: StageContext, config: LoopConfig, steps: int, rows_at_once: int, accumulation: int
+) -> dict[str, Any]:
+    """Every argument that matters, so that no library default decides anything."""
+    seed = ctx.seed("training") % 2**32
+    return {
+        "output_dir": str(ctx.work / "trainer"),
+        "max_steps": steps,
+        "per_device_train_batch_size": rows_at_once,
+        "gradient_accumulation_steps": accumulation,
+        "max_grad_norm": config.max_grad_norm,
+        "seed": seed,
+        "data_seed": seed,
+        "bf16": config.precision == "bf16",
+        "fp16": False,
+        "use_cpu": device(config.execution).type == "cpu",
+        CHECKPOINTING: config.gradient_checkpointing,
+        CHECKPOINTING + "_kwargs": {"use_reentrant": False},
+        "average_tokens_across_devices": True,
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": False,
+        "label_smoothing_factor": 0.0,
+        "use_liger_kernel": False,
+        "torch_compile": False,
+        "auto_find_batch_size": False,
+        "ddp_find_unused_parameters": False,
+        "push_to_hub": False,
+    }
+
+
+def _resolved(arguments: Any, config: LoopConfig, optimizer: Use[Optimizer], steps: int) -> dict[str, Any]:
+    """What the libraries were really told, for the manifest."""
+    written = config.model_dump(mode="json", include={"schedule", "precision", "sequence_length", "batch_size"})
+    return {
+        **{name: getattr(arguments, name) for name in NOTED},
+        "gradient_checkpointing": getattr(arguments, CHECKPOINTING),
+        **written,
+        "optimizer": {"use": optimizer.component.identity, **optimizer.config.model_dump(mode="json")},
+        "steps": steps,
+        "tokens": steps * config.tokens_per_step,
+        "device": str(arguments.device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def set_threads(execution: ExecutionConfig) -> None:
+    """Use as many CPU threads as asked for; torch's own choice if that is `auto`."""
+    if execution.threads != "auto":
+        torch.set_num_threads(execution.threads)
+
+
+def device(execution: ExecutionConfig) -> torch.device:
+    """The device to run on. Raises `RecipeError` where the one that is asked for is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if execution.device == "auto":
+        return torch.device(next(name for name, found in there.items() if found))
+    if not there[execution.device]:
+        found = ", ".join(name for name, yes in there.items() if yes)
+        raise RecipeError(f"there is no {execution.device} device here", next=f"set execution.device to one of {found}")
+    return torch.device(execution.device)

@@ -1,0 +1,345 @@
+"""The one training loop: a mixin over transformers' `Trainer` and TRL's trainers, which all stages share.
+
+    class TokenTrainer(RecipeTrainerMixin, Trainer): ...
+    class SupervisedTrainer(RecipeTrainerMixin, SFTTrainer): ...
+
+It decides optimizer and groups, schedule, data order, loss normalisation, events, checkpoints and resume; a stage
+prepares model and rows. Guarantees: the loss is the sum over tokens divided by the number of supervised tokens of the
+whole step (counted after the shift, over all micro-batches and ranks), zero where there is none; every step's loss is
+an event; NaN stops the run; a run that was killed and resumed gives bit-identical losses and weights on one machine
+with equal threads and execution.
+
+Restoring happens at `on_train_begin`, when the library has built everything, so none of its own checkpoint code runs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from recipe_plugins.training import checkpoints
+from recipe_plugins.training.groups import param_groups
+from recipe_plugins.training.order import Rows, StepBatches, stack
+from recipe_runner import Optimizer, RecipeError, Schedule, StageContext
+
+UNTIMED_STEPS = 10
+"""Steps at the start of a process that throughput leaves out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What the loop is told: how to step, over which rows, how often to save.
+
+    `digests` names the data and tokeniser that a checkpoint belongs to. `optimizer_state` is a file of an earlier stage
+    (`branch/optimizer.pt`) to begin from; `branch` is the folder that gets the state at the end of the stable phase.
+    """
+
+    ctx: StageContext
+    optimizer: Optimizer
+    schedule: Schedule
+    rows: Rows
+    steps: int
+    batch_size: int
+    micro_batch: int
+    checkpoint_every: int
+    keep_checkpoints: int
+    digests: Mapping[str, str]
+    optimizer_state: Path | None = None
+    branch: Path | None = None
+
+
+@dataclass(slots=True)
+class Counters:
+    """What has been trained on since step 0: all tokens, those with a label, and rows that had none."""
+
+    tokens: int = 0
+    supervised_tokens: int = 0
+    rows_without_labels: int = 0
+
+
+@dataclass(slots=True)
+class Clock:
+    """Tokens and seconds of this process's steps, without the first `UNTIMED_STEPS`, saving and evaluation."""
+
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    since: float = field(default_factory=time.perf_counter)
+
+    def step(self, tokens: int) -> float:
+        """Account for a step that ends now; its tokens per second."""
+        now = time.perf_counter()
+        took, self.since, self.steps = now - self.since, now, self.steps + 1
+        if self.steps > UNTIMED_STEPS:
+            self.tokens, self.seconds = self.tokens + tokens, self.seconds + took
+        return tokens / took
+
+    def restart(self) -> None:
+        """Leave out what happened since the last step."""
+        self.since = time.perf_counter()
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Over the timed steps; `None` while there are none."""
+        return self.tokens / self.seconds if self.seconds else None
+
+
+class RecipeTrainerMixin:
+    """See the module's text. Everything but `job` goes to the trainer that it is mixed into.
+
+    `arguments_class` and `library_arguments` are what the trainer's arguments are made with, beside those that
+    `recipe_plugins.training.run` passes to every trainer.
+    """
+
+    arguments_class: type[TrainingArguments] = TrainingArguments
+    library_arguments: Mapping[str, Any] = {}
+
+    def __init__(self, *, job: Job, **library: Any) -> None:
+        self.job, self.counters, self.clock = job, Counters(), Clock()
+        self.interrupted = False
+        self.resumed_from: int | None = None
+        self.last_loss = math.nan
+        self._step_tokens = 0
+        super().__init__(data_collator=stack, callbacks=[_Hooks(self)], **library)
+        self.model_accepts_loss_kwargs = True   # tells Trainer that the loss is scaled for the whole step already
+        self._step_loss = torch.zeros((), device=self.args.device)
+        self.branch_step = end_of_stable(job.schedule, job.steps) if job.branch else None
+        self.batches = StepBatches(
+            len(job.rows),
+            steps=job.steps,
+            batch_size=job.batch_size,
+            micro_batch=job.micro_batch,
+            seed=lambda epoch: job.ctx.seed("order", epoch),
+            rank=job.ctx.rank,
+            world_size=job.ctx.world_size,
+        )
+
+    # ── what is optimized, and how ───────────────────────────────────────────────────────────────────────────────
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Our optimizer over our groups; with an earlier stage's state and learning rate, if the job has one."""
+        if self.optimizer is None:
+            self.optimizer = self.job.optimizer.build(param_groups(self.model if model is None else model))
+            if self.job.optimizer_state is not None:
+                self.optimizer.load_state_dict(checkpoints.load(self.job.optimizer_state)["optimizer"])
+                for group in self.optimizer.param_groups:
+                    group["initial_lr"] = group["lr"]
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """Our schedule as a factor on each group's rate."""
+        if self.lr_scheduler is None:
+            schedule, total = self.job.schedule, self.job.steps
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: schedule.factor(step, total))
+        return self.lr_scheduler
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Our order of rows; its generator is its own, so that reading draws nothing from the global one."""
+        return DataLoader(
+            self.job.rows,  # type: ignore[arg-type]
+            batch_sampler=self.batches,
+            collate_fn=stack,
+            num_workers=0,
+            generator=torch.Generator(),
+        )
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list, Any]:
+        """The micro-batches of a step, and its supervised tokens over all ranks (at least 1, to divide by)."""
+        batches = list(islice(epoch_iterator, num_batches))
+        labelled = [batch["labels"][:, 1:] != -100 for batch in batches]
+        counts = torch.tensor(
+            [
+                sum(batch["labels"].numel() for batch in batches),
+                sum(int(mask.sum()) for mask in labelled),
+                sum(int((~mask.any(dim=1)).sum()) for mask in labelled),
+            ],
+            device=device,
+        )
+        tokens, supervised, without = (int(count) for count in self.accelerator.reduce(counts, reduction="sum"))
+        self.counters.tokens += tokens
+        self.counters.supervised_tokens += supervised
+        self.counters.rows_without_labels += without
+        self._step_tokens = tokens
+        return batches, torch.tensor(max(1, supervised), device=device)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """This micro-batch's share of the step's mean loss, times the ranks, over which gradients are averaged."""
+        labels = inputs.pop("labels")
+        outputs = model(**inputs, use_cache=False)
+        loss = summed_loss(outputs.logits, labels) / num_items_in_batch * self.accelerator.num_processes
+        self._step_loss += loss.detach()
+        return (loss, outputs) if return_outputs else loss
+
+    # ── telling about it ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Emit the metrics of a step; the library's own sums and summaries are not used."""
+        if "learning_rate" not in logs:
+            return
+        step = self.state.global_step
+        loss = float(self.accelerator.reduce(self._step_loss, reduction="mean"))
+        self._step_loss.zero_()
+        norm = float(logs["grad_norm"])
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise self._diverged(step, loss, norm)
+        self.last_loss = loss
+        rate = self.clock.step(self._step_tokens)
+        self.job.ctx.metrics(step, loss=loss, lr=logs["learning_rate"], grad_norm=norm, tokens_per_second=rate)
+        self.job.ctx.progress(step, self.job.steps, "steps", f"loss {loss:.3f}")
+
+    def _diverged(self, step: int, loss: float, norm: float) -> RecipeError:
+        kept = checkpoints.latest(self.root)
+        return RecipeError(
+            f"step {step}: the loss is {loss} and the gradient norm {norm}; training was stopped",
+            next="lower the learning rate or max_grad_norm, or lengthen the warm-up"
+            + (f"\nthe state before it is kept in {kept}" if kept else ""),
+        )
+
+    # ── checkpoints ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def root(self) -> Path:
+        """Where the checkpoints lie."""
+        return self.job.ctx.work / "checkpoints"
+
+    def after_step(self, control: TrainerControl) -> None:
+        """Decide, at the end of a step, whether to save and whether to stop."""
+        step = self.state.global_step
+        self.interrupted = self.job.ctx.stopping() and step < self.job.steps
+        due = step % self.job.checkpoint_every == 0 or step in (self.job.steps, self.branch_step)
+        control.should_save = due or self.interrupted
+        control.should_training_stop = control.should_training_stop or self.interrupted
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Called by the library after `log`, so that the metrics of the step are out before the mark."""
+        step, main = self.state.global_step, self.job.ctx.rank == 0
+        with checkpoints.writing(f"the checkpoint of step {step}"):
+            folder = checkpoints.fresh(self.root, step) if main else self.root / f"step-{step}"
+            self.accelerator.wait_for_everyone()
+            torch.save(checkpoints.rng_state(), folder / f"rng-{self.job.ctx.rank}.pt")
+            if main:
+                checkpoints.save_weights(self.model, folder / checkpoints.WEIGHTS)
+                state = {"optimizer": self.optimizer.state_dict(), "schedule": self.lr_scheduler.state_dict()}
+                torch.save(state, folder / "optimizer.pt")
+                (folder / "state.json").write_text(json.dumps(self._state()), encoding="utf-8")
+            self.accelerator.wait_for_everyone()
+            if main:
+                checkpoints.complete(folder, self.job.ctx.flush)
+                if step == self.branch_step:
+                    self._keep_branch(folder)
+                checkpoints.prune(self.root, self.job.keep_checkpoints)
+        self.clock.restart()
+
+    def _state(self) -> dict[str, Any]:
+        step = self.state.global_step
+        return {
+            "step": step,
+            "steps": self.job.steps,
+            "position": step * self.job.batch_size,
+            "world_size": self.job.ctx.world_size,
+            "digests": dict(self.job.digests),
+            "counters": asdict(self.counters),
+        }
+
+    def _keep_branch(self, folder: Path) -> None:
+        assert self.job.branch is not None
+        step = self.state.global_step
+        checkpoints.keep(
+            folder,
+            self.job.branch,
+            {
+                "step": step,
+                "tokens": self.counters.tokens,
+                "phase": self.job.schedule.phase(step - 1, self.job.steps),
+                "lr": self.lr_scheduler.get_last_lr()[0],
+            },
+        )
+
+    def restore(self) -> None:
+        """Go on from the last complete checkpoint, if there is one.
+
+        Raises `RecipeError` if it was written by another number of ranks, for other data, or for another length.
+        """
+        folder = checkpoints.latest(self.root)
+        if folder is None:
+            self.clock.restart()
+            return
+        saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        self._refuse_another(saved, folder)
+        checkpoints.load_weights(self.model, folder / checkpoints.WEIGHTS)
+        state = checkpoints.load(folder / "optimizer.pt")
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.lr_scheduler.load_state_dict(state["schedule"])
+        self.counters = Counters(**saved["counters"])
+        self.state.global_step = self.batches.start = self.resumed_from = saved["step"]
+        self.job.ctx.resume_from(saved["step"])
+        checkpoints.set_rng_state(checkpoints.load(folder / f"rng-{self.job.ctx.rank}.pt"))
+        self.clock.restart()
+
+    def _refuse_another(self, saved: Mapping[str, Any], folder: Path) -> None:
+        world_size = self.job.ctx.world_size
+        if saved["world_size"] != world_size:
+            raise RecipeError(
+                f"the run to go on with had {saved['world_size']} processes, this one has {world_size}",
+                next=f"set execution.processes: {saved['world_size']} to continue it exactly"
+                "\nor start the stage anew with `recipe run --restart STAGE`",
+            )
+        for what, was, now in (
+            ("the data or the tokeniser", saved["digests"], dict(self.job.digests)),
+            ("the number of steps", saved["steps"], self.job.steps),
+            ("the batch size", saved["position"], saved["step"] * self.job.batch_size),
+        ):
+            if was != now:
+                raise RecipeError(
+                    f"{folder} was written before {what} changed ({was} then, {now} now)",
+                    next="start the stage anew with `recipe run --restart STAGE`",
+                )
+
+
+class _Hooks(TrainerCallback):
+    """Where the library calls the mixin back."""
+
+    def __init__(self, trainer: RecipeTrainerMixin) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
+    ) -> None:
+        self.trainer.restore()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
+        self.trainer.after_step(control)
+
+
+class TokenTrainer(RecipeTrainerMixin, Trainer):
+    """The loop over transformers' own trainer: pretraining and annealing."""
+
+
+def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy summed over the labels, shifted by one, in fp32 nats.
+
+    `logits` is (rows, tokens, vocabulary); `labels` is (rows, tokens), -100 where nothing is predicted.
+    """
+    shifted = functional.pad(labels[:, 1:], (0, 1), value=-100)
+    return functional.cross_entropy(
+        logits.float().flatten(0, 1), shifted.flatten(), ignore_index=-100, reduction="sum"
+    )
+
+
+def end_of_stable(schedule: Schedule, steps: int) -> int | None:
+    """The number of steps after which the stable phase of `schedule` is over; `None` if it has none."""
+    return next((step for step in range(steps, 0, -1) if schedule.phase(step - 1, steps) == "stable"), None)
