@@ -1,0 +1,124 @@
+"""Which conversations are trained on, and an account of those that are not.
+
+Guarantee: rows read = rows kept + rows dropped, each with a reason. An answer is never cut: a conversation that is too
+long keeps the answers that fit whole. Where that, or dropping, takes more rows than the recipe allows, preparation
+fails before anything is trained, and names the setting.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from recipe_plugins.training.conversations import IGNORED, Encoded, Renderer, Unusable
+from recipe_runner import RecipeError, Record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+
+@dataclass(slots=True)
+class Report:
+    """What preparation did: rows read = kept + dropped; a truncated row is kept without its last turns.
+
+    `stops` counts the answers whose end-of-turn token is learned.
+    """
+
+    method: str
+    read: int = 0
+    kept: int = 0
+    truncated: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    tokens: int = 0
+    supervised: int = 0
+    answers: int = 0
+    stops: int = 0
+    longest: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The report, with the share of supervised tokens."""
+        return {
+            "rows": {"read": self.read, "kept": self.kept, "truncated": self.truncated},
+            "dropped": dict(sorted(self.dropped.items())),
+            "mask": self.method,
+            "tokens": self.tokens,
+            "supervised_tokens": self.supervised,
+            "supervised_share": round(self.supervised / max(1, self.tokens), 6),
+            "answers": self.answers,
+            "end_of_turn_supervised": self.stops,
+            "longest": self.longest,
+        }
+
+
+def prepare(
+    records: Iterable[Record], renderer: Renderer, *, sequence_length: int, train_on: str, max_dropped: float
+) -> tuple[list[Encoded], Report]:
+    """Encode `records`, and supervise their answers (`assistant`), the last one (`last-turn`) or every token (`all`).
+
+    Raises `RecipeError` if more than the share `max_dropped` of the rows is dropped or loses an answer, or if no row
+    is left.
+    """
+    report, kept = Report(renderer.method), []
+    for encoded in renderer.encode(records):
+        report.read += 1
+        if isinstance(encoded, Encoded):
+            encoded = _fitting(encoded, sequence_length, report)
+        if isinstance(encoded, Unusable):
+            report.dropped[str(encoded)] += 1
+            continue
+        if train_on != "assistant":
+            encoded.supervised[: encoded.spans[-1][0]] = train_on == "all"
+        kept.append(encoded)
+        _count(encoded, renderer.end_of_turn, report)
+    _within(report, sequence_length, max_dropped)
+    return kept, report
+
+
+def _fitting(encoded: Encoded, sequence_length: int, report: Report) -> Encoded | Unusable:
+    """The conversation up to the last answer that is whole within `sequence_length`."""
+    report.longest = max(report.longest, len(encoded.input_ids))
+    if len(encoded.input_ids) <= sequence_length:
+        return encoded
+    fitting = [end for _, end in encoded.spans if end <= sequence_length]
+    if not fitting:
+        return Unusable("too-long")
+    report.truncated += fitting[-1] != encoded.spans[-1][1]
+    return encoded.until(fitting[-1])
+
+
+def _count(encoded: Encoded, end_of_turn: int, report: Report) -> None:
+    report.kept += 1
+    report.tokens += len(encoded.input_ids)
+    report.supervised += int((encoded.labels != IGNORED).sum())
+    report.answers += len(encoded.spans)
+    report.stops += sum(int(encoded.labels[end - 1]) == end_of_turn for _, end in encoded.spans)
+
+
+def _within(report: Report, sequence_length: int, max_dropped: float) -> None:
+    """Raises `RecipeError` where too many rows are lost."""
+    lost = report.truncated + sum(report.dropped.values())
+    reasons = [f"{count} {reason}" for reason, count in sorted(report.dropped.items())]
+    reasons += [f"{report.truncated} truncated before an answer"] if report.truncated else []
+    why = ", ".join(reasons) or "the corpus is empty"
+    if not report.kept:
+        raise RecipeError(f"no conversation is left of {report.read} read: {why}")
+    if lost > max_dropped * report.read:
+        long = report.truncated + report.dropped["too-long"]
+        mend = f"set sequence_length to {report.longest} (it is {sequence_length})" if long else "mend the data"
+        raise RecipeError(
+            f"{lost} of {report.read} conversations ({lost / report.read:.1%}) are dropped or lose an answer, "
+            f"more than max_dropped: {max_dropped:.1%}: {why}",
+            next=f"{mend}, or raise max_dropped",
+        )
+
+
+def sample(encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """A decoded row for people to look at: its text in parts, each with whether it is learned."""
+    learned = encoded.labels != IGNORED
+    runs = groupby(range(len(learned)), key=lambda place: bool(learned[place]))
+    parts = [(on, encoded.input_ids[list(run)].tolist()) for on, run in runs]
+    return {"id": encoded.record.id, "parts": [{"learned": on, "text": tokenizer.decode(ids)} for on, ids in parts]}
