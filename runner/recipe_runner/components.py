@@ -251,7 +251,7 @@ def _absolute(value: Any) -> Any:
 def _existing(value: Any) -> Any:
     import os
 
-    if not os.path.isfile(value):
+    if value is not None and not os.path.isfile(value):
         raise PydanticCustomError("file_missing", "no such file: {path}", {"path": str(value)})
     return value
 
