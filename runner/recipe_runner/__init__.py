@@ -19,7 +19,7 @@ _HOME = {
     name: module
     for module, names in {
         "artifacts": "Adapter Artifact Corpus Evaluation Model Tokeniser",
-        "components": "Component Config Count Execution File Input Place Ref Registry Size Slot Use",
+        "components": "Component Config Count Execution File Input Place Ref Registry Share Size Slot Use",
         "contract": "Architecture BadRow Branch Counts Estimate Event ExecutionConfig Filter Format GlobalFilter Known "
         "KnownInput Launcher Optimizer ParamGroup Piece Record Row Schedule Source Stage StageConfig StageContext "
         "Tracker Verdict",

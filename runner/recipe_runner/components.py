@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, cast, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, core_schema
 
@@ -415,6 +415,15 @@ Count = Annotated[int, BeforeValidator(_count)]
 
 Size = Annotated[int, BeforeValidator(_size)]
 """A number of bytes that may carry a unit: `6MB`, `1GiB`."""
+
+
+def _share(value: Any) -> Any:
+    match = re.fullmatch(r"\s*([\d.]+)\s*%\s*", value) if isinstance(value, str) else None
+    return float(match[1]) / 100 if match else value
+
+
+Share = Annotated[float, BeforeValidator(_share), Field(ge=0, le=1)]
+"""A share of a whole: `0.01` or `1%`."""
 
 
 def with_dist(component: Component, dist: str) -> Component:
