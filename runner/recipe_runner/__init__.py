@@ -34,7 +34,7 @@ __all__ = [
     "Corpus", "Count", "Counts", "Estimate", "Evaluation", "Event", "Execution", "ExecutionConfig", "File",
     "Filter", "Format", "GlobalFilter", "Input", "Interrupted", "Known", "KnownInput", "Launcher", "Model",
     "Optimizer", "ParamGroup", "Piece", "Place", "Problem", "RecipeError", "Record", "Ref", "Registry", "Row",
-    "Schedule", "Size", "Slot", "Source", "Stage", "StageConfig", "StageContext", "Tokeniser", "Tracker",
+    "Schedule", "Share", "Size", "Slot", "Source", "Stage", "StageConfig", "StageContext", "Tokeniser", "Tracker",
     "Use", "Verdict", "hookimpl", "suggest",
 ]
 
