@@ -1,7 +1,20 @@
-"""TODO"""
+"""The only way from a raw row to a record."""
 
 from __future__ import annotations
 
 from recipe_runner import Component
 
-COMPONENTS: list[Component] = []
+
+def _format(name: str, target: str, config: str, summary: str) -> Component:
+    home = "recipe_plugins.formats"
+    return Component(
+        kind="format", name=name, target=f"{home}.rows:{target}", config=f"{home}.config:{config}", summary=summary
+    )
+
+
+COMPONENTS: list[Component] = [
+    _format("auto", "Auto", "AutoFormat", "a row that has `text` or `messages` already"),
+    _format("text", "Text", "TextFormat", "a document in one column"),
+    _format("alpaca", "Alpaca", "AlpacaFormat", "instruction, input and output in three columns"),
+    _format("messages", "Messages", "MessagesFormat", "a conversation in one column"),
+]

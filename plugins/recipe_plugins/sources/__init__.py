@@ -1,7 +1,24 @@
-"""TODO"""
+"""Where raw rows come from: files, data sets, and what every CPython carries."""
 
 from __future__ import annotations
 
 from recipe_runner import Component
 
-COMPONENTS: list[Component] = []
+
+def _source(name: str, target: str, config: str, summary: str) -> Component:
+    home = "recipe_plugins.sources"
+    return Component(
+        kind="source", name=name, target=f"{home}.{target}", config=f"{home}.config:{config}", summary=summary
+    )
+
+
+COMPONENTS: list[Component] = [
+    _source("jsonl", "jsonl:Jsonl", "JsonlConfig", "JSON Lines, plain, .gz or .zst: a file, a folder or a glob"),
+    _source("text", "text:TextFiles", "TextConfig", "text files, one document each: a file, a folder or a glob"),
+    _source("huggingface", "huggingface:HuggingFace", "HuggingFaceConfig", "a data set that `datasets` can load"),
+    _source("python-reference", "reference:PythonReference", "PythonReferenceConfig", "the language reference"),
+    _source("python-docstrings", "docstrings:PythonDocstrings", "PythonDocstringsConfig", "one document a module"),
+    _source("python-source", "code:PythonSource", "PythonSourceConfig", "the standard library without docstrings"),
+    _source("python-questions", "questions:PythonQuestions", "PythonQuestionsConfig", "questions about the library"),
+    _source("invented-facts", "facts:InventedFacts", "InventedFactsConfig", "facts that no text has"),
+]

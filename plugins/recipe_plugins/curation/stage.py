@@ -1,0 +1,281 @@
+"""`curation`: sources in, corpus out.
+
+The one idea: pieces are carried, each by one process alone, from barrier to barrier; a barrier is a global filter.
+Order is decided at the end by a hash of the ids, and every random choice by a hash of ids, so one worker or eight and
+one file or forty give the same bytes. Killed anywhere, it goes on with the pieces that are not there yet.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from recipe_plugins.curation.config import CurationConfig, SourceOptions
+from recipe_plugins.curation.folders import read_json, whole, write_json
+from recipe_plugins.curation.ledger import Account, counted
+from recipe_plugins.curation.piece import SPLITS, Pieces, read_sketches
+from recipe_plugins.curation.pool import Chain, Pool
+from recipe_plugins.curation.removed import merge
+from recipe_runner import Counts, Interrupted, Piece, RecipeError, StageContext
+
+SHARD = 64_000_000
+"""Bytes of text of a shard of the output."""
+
+
+class CurationStage:
+    """Runs in one process, which gives work to others."""
+
+    def __init__(self, config: CurationConfig) -> None:
+        self.config = config
+
+    def run(self, ctx: StageContext) -> None:
+        """Read, judge, split, write, and hold the account against itself."""
+        curation = Curation(self.config, ctx)
+        with Pool(curation.setup, workers(self.config.execution.workers), ctx.stopping) as pool:
+            for segment in range(len(curation.pieces.segments)):
+                curation.carry(segment, pool)
+            curation.write(pool)
+        curation.finish()
+
+
+def workers(wanted: int | str) -> int:
+    """Processes to use; `auto` is one for each processor that this one may run on."""
+    if isinstance(wanted, int):
+        return wanted
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Curation:
+    """One run of the stage: what it has found so far is in `ctx.work`."""
+
+    def __init__(self, config: CurationConfig, ctx: StageContext) -> None:
+        self.config, self.ctx = config, ctx
+        plan = [(domain, piece) for domain, use in config.sources.items() for piece in use.build().pieces()]
+        self._begin(plan)
+        self.setup = partial(Pieces, config, ctx.work, plan, ctx.seed("order"))
+        self.pieces = self.setup()
+
+    def _begin(self, plan: list[tuple[str, Piece]]) -> None:
+        """Clear away what a killed run left half done; and all of it, if the sources are no longer the same."""
+        for left in self.ctx.work.rglob("*.tmp"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        written, file = [[domain, piece.key] for domain, piece in plan], self.ctx.work / "plan.json"
+        if file.is_file() and read_json(file) != written:
+            self.ctx.warn("the sources changed since this run was stopped: it starts over")
+            for left in self.ctx.work.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        write_json(file, written)
+
+    # ── segments ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def carry(self, segment: int, pool: Pool) -> None:
+        """All pieces through one segment, and what its global filter decides."""
+        done = self.ctx.work / f"{segment:02d}.done.json"
+        if not done.is_file():
+            pool.run(self._chains(segment), partial(self._progress, self._title(segment)))
+            if segment == 0:
+                self._check_sources()
+            self._decide(segment)
+            write_json(done, {})
+        if segment:   # what the segment before left for this one is not needed again
+            for number in self._numbers():
+                (self.pieces.folder(segment - 1, number) / "kept.jsonl").unlink(missing_ok=True)
+
+    def _chains(self, segment: int) -> Iterator[Chain]:
+        if segment:
+            for number in self._numbers():
+                yield self._piece(segment, number)
+            return
+        for domain, use in self.config.sources.items():
+            assert isinstance(use.options, SourceOptions)
+            numbers = [number for number, (owner, _) in enumerate(self.pieces.plan) if owner == domain]
+            if use.options.limit is None:
+                yield from (self._piece(0, number) for number in numbers)
+            else:
+                yield self._limited(numbers, use.options.limit)
+
+    def _piece(self, segment: int, number: int) -> Chain:
+        if not self.pieces.folder(segment, number).is_dir():
+            yield "carry", (segment, number)
+
+    def _limited(self, numbers: list[int], limit: int) -> Chain:
+        """One piece after the other, since what a piece may take depends on those before it."""
+        for number in numbers:
+            folder = self.pieces.folder(0, number)
+            if not folder.is_dir():
+                yield "carry", (0, number, limit)
+            taken = read_json(folder / "taken.json")
+            limit -= taken["bytes"]
+            if taken["full"]:
+                return
+
+    def _numbers(self, domain: str | None = None) -> list[int]:
+        """The pieces that were read, of all domains or of one; a limit leaves some unread."""
+        return [
+            number
+            for number, (owner, _) in enumerate(self.pieces.plan)
+            if domain in (None, owner) and self.pieces.folder(0, number).is_dir()
+        ]
+
+    def _title(self, segment: int) -> str:
+        now = self.pieces.segments[segment]
+        names = [now.first.name if now.first else "read", *(step.name for step in now.steps)]
+        return ", ".join(names)
+
+    def _progress(self, title: str, done: int, total: int) -> None:
+        self.ctx.progress(done, total, "pieces", title)
+
+    def _decide(self, segment: int) -> None:
+        step = self.pieces.segments[segment].sketch
+        if step is None:
+            return
+        with whole(self.ctx.work / f"{segment:02d}.state") as folder:
+            state = step.filter.decide(self._sketches(segment), folder)
+            write_json(folder / "state.json", state.relative_to(folder).as_posix())
+
+    def _sketches(self, segment: int) -> Iterator[bytes]:
+        for number in self._numbers():
+            if self.ctx.stopping():
+                raise Interrupted("interrupted; every finished piece is kept")
+            yield from read_sketches(self.pieces.folder(segment, number))
+
+    # ── what was read ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _check_sources(self) -> None:
+        for domain in self.config.sources:
+            account = self._account(domain, range(1))
+            self._check_rows(domain, account)
+            self._check_ids(domain)
+
+    def _check_rows(self, domain: str, account: Account) -> None:
+        bad = sum(account.read.bad.values())
+        if bad > self.config.max_bad * account.read.rows:
+            first = account.read.samples[0]
+            raise RecipeError(
+                f"{domain}: {bad:,} of {account.read.rows:,} rows cannot be read, more than max_bad "
+                f"({self.config.max_bad:.2%}); the first: {first['where']}: {first['reason']}",
+                next="repair the source, name its `format` and `fields`, or raise max_bad",
+            )
+        if not account.read.documents.documents:
+            raise RecipeError(f"{domain}: the source gave no document", next="check its path and its `limit`")
+
+    def _check_ids(self, domain: str) -> None:
+        """Two documents of a domain may not share an id: every later choice is keyed by it."""
+        numbers = self._numbers(domain)
+        per_piece = [np.load(self.pieces.folder(0, number) / "ids.npy") for number in numbers]
+        ids = np.concatenate(per_piece)
+        order = np.argsort(ids, kind="stable")
+        for at in np.flatnonzero(ids[order[1:]] == ids[order[:-1]]).tolist():
+            first, second = (_place(per_piece, numbers, int(order[at + n])) for n in (0, 1))
+            name = self.pieces.id_of(*first)
+            if name == self.pieces.id_of(*second):   # else two ids with one hash
+                raise RecipeError(
+                    f"{domain}: two rows have the id {name!r} "
+                    f"(in {self.pieces.plan[first[0]][1].key} and {self.pieces.plan[second[0]][1].key})",
+                    next="give each row an id of its own, or name rows by their place: format: {fields: {id: null}}",
+                )
+
+    # ── what is written ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def write(self, pool: Pool) -> None:
+        """The corpus: each split and domain in shards of equal ranges of the order, and the index of them."""
+        layout = {
+            (domain, split): self._shards(domain, split) for domain in self.config.sources for split in SPLITS
+        }
+        chains = [self._shard(*key, n, len(files)) for key, files in layout.items() for n in range(len(files))]
+        pool.run(chains, partial(self._progress, "write"))
+        index = {
+            domain: {split: self._publish(domain, split, layout[domain, split]) for split in SPLITS}
+            for domain in self.config.sources
+        }
+        write_json(self.ctx.payload / "corpus.json", {"domains": index})
+
+    def _shards(self, domain: str, split: str) -> list[str]:
+        """The names of a split's files; none if it holds no document."""
+        last = len(self.pieces.segments) - 1
+        files = [self.pieces.folder(last, number) / f"{split}.jsonl" for number in self._numbers(domain)]
+        size = sum(file.stat().st_size for file in files)
+        return [f"{split}/{domain}/{n:05d}.jsonl" for n in range(-(-size // SHARD))]
+
+    def _shard(self, domain: str, split: str, shard: int, shards: int) -> Chain:
+        target = self._gathered(domain, split, shard)
+        if not target.is_dir():
+            yield "write", (target, split, self._numbers(domain), shard, shards)
+
+    def _gathered(self, domain: str, split: str, shard: int) -> Path:
+        return self.ctx.work / "shards" / split / domain / f"{shard:05d}"
+
+    def _publish(self, domain: str, split: str, files: list[str]) -> dict[str, object]:
+        """Move a split's shards into the payload; an entry of the index."""
+        shards = []
+        total = Counts()
+        for number, name in enumerate(files):
+            target = self._gathered(domain, split, number)
+            (self.ctx.payload / name).parent.mkdir(parents=True, exist_ok=True)
+            if (target / "lines.jsonl").exists():   # else a killed run had moved it already
+                os.replace(target / "lines.jsonl", self.ctx.payload / name)
+            counts = Counts(*read_json(target / "counts.json"))
+            total += counts
+            shards.append({"file": name, **counted(counts)})
+        return {**counted(total), "shards": shards}
+
+    # ── the account ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def finish(self) -> None:
+        """Hold the account against itself, and write it, the removed documents and the facts."""
+        accounts = {domain: self._account(domain, range(len(self.pieces.segments))) for domain in self.config.sources}
+        index = read_json(self.ctx.payload / "corpus.json")["domains"]
+        for domain, account in accounts.items():
+            for split, entry in index[domain].items():
+                account.write(split, Counts(entry["documents"], entry["bytes"]))
+            account.check(domain)
+            self._check_kept(domain, account)
+        write_json(
+            self.ctx.folder / "ledger.json",
+            {"schema": 1, "domains": {domain: account.to_json() for domain, account in accounts.items()}},
+        )
+        self._merge_removed()
+        self.ctx.note(
+            domains={domain: {split: counted(c) for split, c in a.written.items()} for domain, a in accounts.items()},
+            funnel={domain: account.funnel() for domain, account in accounts.items()},
+        )
+
+    def _account(self, domain: str, segments: range) -> Account:
+        total = Account()
+        for segment in segments:
+            for number in self._numbers(domain):
+                total.add(Account.from_json(read_json(self.pieces.folder(segment, number) / "account.json")))
+        return total
+
+    def _check_kept(self, domain: str, account: Account) -> None:
+        if not sum(counts.documents for counts in account.written.values()):
+            worst = max(account.steps, key=lambda name: account.steps[name].entered.bytes - account.steps[name].kept.bytes)
+            raise RecipeError(
+                f"{domain}: the steps keep no document; most went in {worst!r}",
+                next=f"loosen {worst!r}, or apply it to other domains only: only: {{domain: [...]}}",
+            )
+        if self.config.heldout and not account.written["heldout"].documents:
+            self.ctx.warn(f"{domain}: no group fell into the held-out {self.config.heldout:.1%}; it has nothing to evaluate on")
+
+    def _merge_removed(self) -> None:
+        shutil.rmtree(self.ctx.folder / "removed", ignore_errors=True)
+        for segment, now in enumerate(self.pieces.segments):
+            for step in [*([now.first] if now.first else []), *now.steps]:
+                for domain in sorted(step.domains):
+                    parts = [self.pieces.folder(segment, n) / f"{step.folder}.jsonl" for n in self._numbers(domain)]
+                    found = [part for part in parts if part.is_file()]
+                    if found:
+                        target = self.ctx.folder / "removed" / step.folder / f"{domain}.jsonl"
+                        merge(found, target, self.config.keep_removed == "all")
+
+
+def _place(pieces: list[np.ndarray], numbers: list[int], at: int) -> tuple[int, int]:
+    """Piece and position in it of the n-th document."""
+    bounds = np.cumsum([len(ids) for ids in pieces])
+    index = int(np.searchsorted(bounds, at, side="right"))
+    return numbers[index], at - int(bounds[index] - len(pieces[index]))

@@ -1,0 +1,96 @@
+"""The steps of a curation, and the segments that the global ones cut them into.
+
+A segment is what one piece can pass through alone: the verdict of the global filter that ended the segment before,
+then filters that judge a document by itself, then the sketch for the next global filter, if there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from recipe_plugins.curation.config import CurationConfig
+from recipe_plugins.curation.documents import Document, document
+from recipe_plugins.curation.ledger import Passage
+from recipe_runner import RecipeError, Verdict
+
+Removal = Callable[[Document, Verdict], None]
+
+
+@dataclass(slots=True)
+class Step:
+    """One step: its place (from 1), its name, the filter, and the domains that it judges."""
+
+    number: int
+    name: str
+    filter: Any
+    domains: frozenset[str]
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether it must have seen all documents before it judges any."""
+        return hasattr(self.filter, "sketch")
+
+    @property
+    def folder(self) -> str:
+        """`01_quality`."""
+        return f"{self.number:02d}_{self.name}"
+
+
+@dataclass(slots=True)
+class Segment:
+    """What a piece passes through between two barriers."""
+
+    first: Step | None = None
+    steps: list[Step] = field(default_factory=list)
+    sketch: Step | None = None
+
+
+def steps_of(config: CurationConfig) -> list[Step]:
+    """The steps, their filters built."""
+    return [
+        Step(number, name, use.build(), frozenset(config.domains_of(use)))
+        for number, (name, use) in enumerate(config.steps.items(), 1)
+    ]
+
+
+def segments(steps: Sequence[Step]) -> list[Segment]:
+    """At least one; one more for each global step."""
+    found = [Segment()]
+    for step in steps:
+        if step.sees_all:
+            found[-1].sketch = step
+            found.append(Segment(first=step))
+        else:
+            found[-1].steps.append(step)
+    return found
+
+
+def passed(
+    step: Step, batch: Sequence[Document], verdicts: Sequence[Verdict], passage: Passage, remove: Removal
+) -> list[Document]:
+    """The documents that a step keeps, with what it changed in them; all are counted, removed ones handed over."""
+    if len(verdicts) != len(batch):
+        raise RecipeError(
+            f"step {step.name}: {len(verdicts)} verdicts on {len(batch)} documents",
+            next="a filter returns one verdict a record, in order",
+        )
+    kept = []
+    for before, verdict in zip(batch, verdicts, strict=True):
+        passage.entered += before.counts
+        if not verdict.keep:
+            passage.remove(verdict.reason or "unnamed", before.counts)
+            remove(before, verdict)
+            continue
+        after = before if verdict.text is None else _changed(step, before, verdict.text)
+        passage.changed += after.size - before.size
+        passage.kept += after.counts
+        kept.append(after)
+    return kept
+
+
+def _changed(step: Step, before: Document, text: str) -> Document:
+    if before.record.text is None:
+        raise RecipeError(f"step {step.name} changes the text of {before.record.id}, which is a conversation")
+    return document(replace(before.record, text=text))

@@ -1,0 +1,67 @@
+"""The configs of the formats: which columns a record is made of, and which are kept beside it."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from recipe_runner import Config
+
+
+class Columns(Config):
+    """Columns that any row may have."""
+
+    id: str | None = Field(default="id", description="a row without it, or all with null, is named by its place")
+    group: str = Field(default="group", description="rows that agree in it never stand on both sides of the split")
+
+
+class FormatConfig(Config):
+    """Base of the formats' configs."""
+
+    keep: tuple[str, ...] = Field(default=(), description="columns kept in the record's `meta`")
+
+
+class AutoFormat(FormatConfig):
+    """`text` or `messages`, and perhaps `id`, `group` and `meta`."""
+
+    fields: Columns = Field(default_factory=dict)  # type: ignore[arg-type]
+
+
+class TextColumns(Columns):
+    """Columns of a document."""
+
+    text: str = "text"
+
+
+class TextFormat(FormatConfig):
+    """A document in one column."""
+
+    fields: TextColumns = Field(default_factory=dict)  # type: ignore[arg-type]
+
+
+class AlpacaColumns(Columns):
+    """Columns of an instruction row; `input` may be missing or empty."""
+
+    instruction: str = "instruction"
+    input: str = "input"
+    output: str = "output"
+
+
+class AlpacaFormat(FormatConfig):
+    """One turn each: instruction and, after an empty line, input; then output."""
+
+    fields: AlpacaColumns = Field(default_factory=dict)  # type: ignore[arg-type]
+
+
+class MessagesColumns(Columns):
+    """The column of the turns, and the names inside a turn."""
+
+    messages: str = "messages"
+    role: str = "role"
+    content: str = "content"
+
+
+class MessagesFormat(FormatConfig):
+    """A list of turns; `roles` translates the names of those who speak."""
+
+    fields: MessagesColumns = Field(default_factory=dict)  # type: ignore[arg-type]
+    roles: dict[str, str] = {"human": "user", "gpt": "assistant", "bot": "assistant"}

@@ -1,0 +1,88 @@
+"""The configs of the sources. A path stays out of the key: the content it leads to enters as the source's revision."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from recipe_runner import Config, Place, Size
+
+
+class SourceConfig(Config):
+    """Base of the built-in sources' configs."""
+
+    def size(self) -> int | None:
+        """Bytes that it would read, where that is cheap to know."""
+        return None
+
+
+class FilesConfig(SourceConfig):
+    """Files on this machine."""
+
+    path: Annotated[str, Place()] = Field(description="a file, a folder (searched to the bottom) or a glob")
+
+    def size(self) -> int | None:
+        """Bytes on disk; unknown while a compressed file is among them."""
+        from recipe_plugins.sources.files import matching, packed
+
+        files = matching(self.path)
+        return None if any(packed(file) for file in files) else sum(file.stat().st_size for file in files)
+
+
+class JsonlConfig(FilesConfig):
+    """One JSON object a line."""
+
+    max_line: Size = Field(default=256_000_000, gt=0, description="a longer line is a bad row")
+
+
+class TextConfig(FilesConfig):
+    """One document a file; its id is the path below the folder, or the part of it that the glob decides."""
+
+
+class HuggingFaceConfig(SourceConfig):
+    """`dataset` is what `datasets.load_dataset` takes; `saved` a folder that `save_to_disk` wrote; one of the two."""
+
+    dataset: str | None = Field(default=None, description="org/name on the hub, or a builder such as `json`")
+    saved: Annotated[str, Place()] | None = Field(default=None, description="a folder of `save_to_disk`")
+    config: str | None = Field(default=None, description="the data set's configuration, called `name` in `datasets`")
+    data_files: Annotated[str, Place()] | None = Field(default=None, description="for a builder: a file or a glob")
+    split: str = "train"
+    revision: str | None = Field(default=None, description="a commit of the hub; a full one pins the data")
+    streaming: bool = Field(default=False, description="read without a copy on disk")
+
+    @model_validator(mode="after")
+    def _one(self) -> HuggingFaceConfig:
+        if (self.dataset is None) == (self.saved is None):
+            raise ValueError("give either `dataset` (hub or builder) or `saved` (a folder), not both or none")
+        return self
+
+
+class PythonReferenceConfig(SourceConfig):
+    """The language reference, as `pydoc_data.topics` has it."""
+
+    section: Size = Field(default=2_000, ge=200, description="bytes from which on a section is closed")
+
+
+class PythonDocstringsConfig(SourceConfig):
+    """The docstrings of the standard library."""
+
+
+class PythonSourceConfig(SourceConfig):
+    """The code of the standard library."""
+
+
+Kind = Literal["what", "how", "where"]
+
+
+class PythonQuestionsConfig(SourceConfig):
+    """Questions on the standard library's public classes and functions, with answers."""
+
+    kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] = ("what", "how", "where")
+
+
+class InventedFactsConfig(SourceConfig):
+    """Questions on invented places, with answers that no text has."""
+
+    count: int = Field(default=8, ge=1, description="facts; each is asked for in several ways")
+    seed: int = Field(default=0, description="another seed, other facts")

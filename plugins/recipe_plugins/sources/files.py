@@ -1,0 +1,151 @@
+"""Files as sources see them: found by path or glob, read in chunks, split into lines, known by their content.
+
+Guarantees: a compressed file that ends early is an error and not a shorter file; a line longer than a limit is
+reported and never held in memory; equal contents under equal relative names have one revision wherever they lie.
+Limit: an archive of several members (.zip, .tar) is not opened.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from recipe_runner import RecipeError, suggest
+
+CHUNK = 1 << 20
+
+
+def matching(path: str, suffixes: Sequence[str] = ()) -> list[Path]:
+    """The files that a path, a folder or a glob stands for, sorted; in a folder, those that end in `suffixes`.
+
+    Hidden files are left out. Raises `RecipeError` where there is none.
+    """
+    if os.path.isfile(path):
+        return [Path(path)]
+    inside = f"{glob.escape(path)}/**/*" if os.path.isdir(path) else path
+    found = sorted(Path(name) for name in glob.glob(inside, recursive=True) if os.path.isfile(name))
+    if os.path.isdir(path) and suffixes:
+        found = [file for file in found if file.name.endswith(tuple(suffixes))]
+    if found:
+        return found
+    wanted = f" ending in {', '.join(suffixes)}" if os.path.isdir(path) and suffixes else ""
+    raise RecipeError(f"no file{wanted} at {path}", next=_nearby(path))
+
+
+def _nearby(path: str) -> str:
+    folder, name = os.path.split(path)
+    if not os.path.isdir(folder):
+        return f"there is no folder {folder} either"
+    return suggest(name, os.listdir(folder), noun=f"in {folder}")
+
+
+def root_of(path: str) -> Path:
+    """What names are relative to: the folder, the file's folder, or the glob's part without a wildcard."""
+    if os.path.isdir(path):
+        return Path(path)
+    parts = Path(path).parts
+    fixed = next((n for n, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
+    return Path(*parts[:fixed])
+
+
+def packed(path: Path) -> bool:
+    """Whether a file is compressed, by its name."""
+    return path.suffix in (".gz", ".zst")
+
+
+# ── content ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def revision(files: Sequence[Path], root: Path) -> tuple[str, bool]:
+    """A digest of relative names, sizes and contents."""
+    digest = hashlib.sha256()
+    for file in files:
+        stat = file.stat()
+        content = _content(os.fspath(file), stat.st_size, stat.st_mtime_ns)
+        digest.update(f"{file.relative_to(root).as_posix()}\0{stat.st_size}\0{content}\n".encode())
+    return f"sha256:{digest.hexdigest()}", True
+
+
+@lru_cache(maxsize=100_000)
+def _content(path: str, size: int, modified: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ── bytes and lines ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def chunks(path: Path, start: int = 0) -> Iterator[bytes]:
+    """The bytes of a file from `start` on, unpacked if it is compressed (then from its beginning)."""
+    with open(path, "rb") as file:
+        if packed(path):
+            yield from _unpacked(path, file)
+            return
+        file.seek(start)
+        while block := file.read(CHUNK):
+            yield block
+
+
+def _unpacked(path: Path, file: Any) -> Iterator[bytes]:
+    new = _gzip if path.suffix == ".gz" else _zstd
+    unpacker, left, started = new(), b"", False
+    while block := left or file.read(CHUNK):
+        started = True
+        try:
+            out = unpacker.decompress(block)
+        except (zlib.error, zstandard.ZstdError) as error:
+            raise RecipeError(f"{path}: damaged: {error}", next="fetch or pack the file again") from None
+        left = unpacker.unused_data if unpacker.eof else b""
+        if unpacker.eof:   # one member ends; the next, if any, starts afresh
+            unpacker, started = new(), False
+        if out:
+            yield out
+    if started:
+        raise RecipeError(f"{path}: the compressed data ends early", next="fetch or pack the file again")
+
+
+def _gzip() -> Any:
+    return zlib.decompressobj(zlib.MAX_WBITS | 16)
+
+
+def _zstd() -> Any:
+    return zstandard.ZstdDecompressor().decompressobj()
+
+
+def lines(blocks: Iterator[bytes], longest: int) -> Iterator[tuple[bytes | None, int]]:
+    """Each line without its end, and its length with it; a line longer than `longest` bytes comes as None."""
+    parts: list[bytes] = []
+    length = 0
+    for block in blocks:
+        *ended, rest = block.split(b"\n")
+        for line in ended:
+            length += len(line)
+            yield (b"".join((*parts, line)) if length <= longest else None), length + 1
+            parts, length = [], 0
+        length += len(rest)
+        parts = [*parts, rest] if length <= longest else []
+    if length:
+        yield (b"".join(parts) if length <= longest else None), length
+
+
+class Placed(dict[str, Any]):
+    """A row that knows where it stands, should it turn out bad; `where` costs nothing until it is asked for."""
+
+    __slots__ = ("_line", "_place")
+
+    def __init__(self, values: Any, place: Callable[[int], str], line: int) -> None:
+        super().__init__(values)
+        self._place, self._line = place, line
+
+    @property
+    def where(self) -> str:
+        """`file:line`."""
+        return self._place(self._line)

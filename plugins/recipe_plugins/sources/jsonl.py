@@ -1,0 +1,103 @@
+"""JSON Lines: one object a line, plain or packed with gzip or Zstandard.
+
+The one idea: a plain file is read in ranges of bytes, each by a process of its own; a line belongs to the range in
+which it starts. A packed file is one range. A line that cannot be read is a bad row with file and line, never a stop.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from recipe_plugins.sources.config import JsonlConfig
+from recipe_plugins.sources.files import Placed, chunks, lines, matching, packed, revision, root_of
+from recipe_runner import BadRow, Piece, Row
+
+RANGE = 16_000_000
+"""Bytes of a plain file that make a piece."""
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
+
+
+class Jsonl:
+    """A file, a folder or a glob of JSON Lines."""
+
+    def __init__(self, config: JsonlConfig) -> None:
+        self.config = config
+
+    def revision(self) -> tuple[str, bool]:
+        """A digest of names, sizes and contents."""
+        return revision(self._files(), root_of(self.config.path))
+
+    def _files(self) -> list[Path]:
+        return matching(self.config.path, SUFFIXES)
+
+    def pieces(self) -> Sequence[Piece]:
+        """Ranges of bytes, in the order of the files' names."""
+        root = root_of(self.config.path)
+        return [
+            Piece(f"{file.relative_to(root).as_posix()}@{start}", (str(file), start))
+            for file in self._files()
+            for start in ([0] if packed(file) else range(0, max(1, file.stat().st_size), RANGE))
+        ]
+
+    def read(self, piece: Piece) -> Iterator[Row | BadRow]:
+        """One row a line that is not blank."""
+        path, start = Path(piece.payload[0]), piece.payload[1]
+        place = _counter(path, start)
+        for number, line in enumerate(self._lines(path, start), 1):
+            if line is None:
+                yield BadRow(place(number), f"longer than max_line, {self.config.max_line:,} bytes")
+            elif line.strip():
+                row = parse(line)
+                yield BadRow(place(number), row) if isinstance(row, str) else Placed(row, place, number)
+
+    def _lines(self, path: Path, start: int) -> Iterator[bytes | None]:
+        """The lines that start in the range, which a packed file has but one of."""
+        # Read from one byte before: what stands in front of the first line end started in the range before this one.
+        found = lines(chunks(path, max(0, start - 1)), self.config.max_line)
+        position = max(0, start - 1)
+        if start:
+            position += next(found, (b"", 0))[1]
+        for line, length in found:
+            if position >= start + RANGE and not packed(path):
+                return
+            position += length
+            yield line
+
+
+def parse(line: bytes) -> dict[str, Any] | str:
+    """The object of a line, or what is wrong with it."""
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return "not UTF-8"
+    except json.JSONDecodeError as error:
+        return f"malformed JSON ({error.msg})"
+    except RecursionError:
+        return "malformed JSON (nested too deeply)"
+    return row if isinstance(row, dict) else "not a JSON object"
+
+
+def _counter(path: Path, start: int) -> Callable[[int], str]:
+    """`file:line` of the n-th line of a range; the lines before the range are counted when first asked for."""
+    before: list[int] = []
+
+    def place(number: int) -> str:
+        if not before:
+            before.append(_count(path, start) if start else 0)
+        return f"{path}:{before[0] + number}"
+
+    return place
+
+
+def _count(path: Path, start: int) -> int:
+    """The number of lines that start before `start`, which is past the beginning of the file."""
+    seen, left = 1, start - 1   # a line end in the last byte before `start` ends a line that is counted already
+    for block in chunks(path):
+        seen += block[:left].count(b"\n")
+        left -= len(block)
+        if left <= 0:
+            break
+    return seen
