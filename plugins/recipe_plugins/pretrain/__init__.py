@@ -1,7 +1,15 @@
-"""TODO"""
+"""The stage `pretrain`."""
 
 from __future__ import annotations
 
 from recipe_runner import Component
 
-COMPONENTS: list[Component] = []
+COMPONENTS: list[Component] = [
+    Component(
+        kind="stage",
+        name="pretrain",
+        target="recipe_plugins.pretrain.stage:PretrainStage",
+        config="recipe_plugins.pretrain.config:PretrainConfig",
+        summary="trains a base model from scratch on a mixture of domains",
+    ),
+]

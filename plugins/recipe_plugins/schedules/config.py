@@ -1,6 +1,6 @@
 """Settings of the schedules.
 
-A length is a number of steps (a whole number) or a share of all steps (a fraction below 1).
+A length is a number of steps (a whole number) or a share of all steps (0.05, 5%; 1.0 is all of them).
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recipe_runner import Config
+from recipe_runner import Config, Share
 
-Length = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, le=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Length = Annotated[int, Field(ge=0)] | Share
 
 
 class ConstantConfig(Config):

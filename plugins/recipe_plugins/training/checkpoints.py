@@ -104,8 +104,8 @@ def prune(root: Path, keep: int) -> None:
             shutil.rmtree(path)
 
 
-def keep(folder: Path, target: Path, facts: Mapping[str, Any]) -> None:
-    """Keep the weights and optimizer of checkpoint `folder` as `target`, with `facts` in `branch.json`.
+def keep(folder: Path, target: Path, **notes: Mapping[str, Any]) -> None:
+    """Keep the weights and optimizer of checkpoint `folder` as `target`, with `notes` as `<name>.json` beside them.
 
     The files are linked where the file system can. `target` appears whole, replacing what was there.
     """
@@ -117,7 +117,8 @@ def keep(folder: Path, target: Path, facts: Mapping[str, Any]) -> None:
             os.link(folder / name, unfinished / name)
         except OSError:   # no links here, such as on some network file systems
             shutil.copyfile(folder / name, unfinished / name)
-    (unfinished / "branch.json").write_text(json.dumps(facts), encoding="utf-8")
+    for name, facts in notes.items():
+        (unfinished / f"{name}.json").write_text(json.dumps(facts), encoding="utf-8")
     for path in unfinished.iterdir():
         sync(path)
     shutil.rmtree(target, ignore_errors=True)

@@ -13,11 +13,14 @@ from pydantic import Field, model_validator
 
 from recipe_runner import (
     Config,
+    Corpus,
     Count,
     Execution,
     ExecutionConfig,
+    Input,
     Optimizer,
     RecipeError,
+    Ref,
     Schedule,
     Slot,
     StageConfig,
@@ -102,6 +105,18 @@ class TrainingConfig(LoopConfig):
     """A training stage that brings its own optimizer."""
 
     optimizer: Annotated[Use[Optimizer], Slot("optimizer")] = "adamw"  # type: ignore[assignment]
+
+
+class TextConfig(LoopConfig):
+    """A stage that trains on a corpus's text, packed into full rows."""
+
+    corpus: Annotated[Ref, Input((Corpus,))]
+    mix: Annotated[
+        dict[str, Annotated[float, Field(gt=0)]],
+        Field(description="weight of each domain in tokens; left out, every domain by its size"),
+    ] = {}
+    max_repeats: Annotated[float, Field(gt=0, description="how often a domain may be read, at most")] = 4.0
+    isolate: Annotated[bool, Field(description="no attention from one document to another")] = True
 
 
 def micro_batch(config: LoopConfig, world_size: int) -> tuple[int, int]:

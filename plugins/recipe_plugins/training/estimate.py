@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from recipe_plugins.training.config import CHINCHILLA, LoopConfig
 from recipe_runner import Estimate, Known, KnownInput, RecipeError
@@ -26,14 +26,6 @@ FAMILY = {
 
 Layout = Literal["fp32", "bf16", "bf16-master"]
 """Where the bytes of training go: fp32 throughout; fp32 weights under bf16 autocast; bf16 weights with fp32 masters."""
-
-
-class OptimizerCost(Protocol):
-    """The part of an optimizer's config that an estimate needs."""
-
-    def state_bytes(self, parameters: int) -> int:
-        """Bytes of its state for so many parameters."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,58 +105,79 @@ def shape_of_folder(folder: Path) -> Shape | None:
     return shape_of_config(keys) if keys.get("model_type") in FAMILY else None
 
 
-def training_memory(
-    parameters: int, *, layout: Layout, optimizer: OptimizerCost, frozen_bytes: int = 0
-) -> dict[str, int]:
+def training_memory(parameters: int, *, layout: Layout, state_bytes: int, frozen_bytes: int = 0) -> dict[str, int]:
     """Bytes of weights, gradients, master weights and optimizer states for so many *trained* parameters.
 
     A model of 7 B under AdamW takes 28 + 28 + 0 + 56 GB in `bf16` (autocast) and 14 + 14 + 28 + 56 in `bf16-master`
-    (Rajbhandari et al. 2020, arXiv:1910.02054, section 3.1). `frozen_bytes` are those of weights that do not train.
+    (Rajbhandari et al. 2020, arXiv:1910.02054, section 3.1). `state_bytes` is what the optimizer's config answers for
+    them, `frozen_bytes` are those of weights that do not train.
     """
     each = 2 if layout == "bf16-master" else 4
     return {
         "weights": each * parameters + frozen_bytes,
         "gradients": each * parameters,
         "master_weights": 4 * parameters if layout == "bf16-master" else 0,
-        "optimizer_states": optimizer.state_bytes(parameters),
+        "optimizer_states": state_bytes,
     }
 
 
 def training_estimate(
     config: LoopConfig,
     *,
-    optimizer: OptimizerCost | None,
+    parameters: int | None,
     shape: Shape | None,
-    parameters: int | None = None,
+    vocab_size: int | None,
+    state_bytes: int | None,
     rows: int | None = None,
-    vocab_size: int | None = None,
 ) -> Estimate:
     """The estimate of a stage that trains a whole model; what does not follow from the arguments is left unknown.
 
-    `parameters` serves an architecture that has no `shape`. `rows` is the length of an epoch, where it is known.
+    `rows` is the length of an epoch, where it is known.
     """
-    count = shape.parameters if shape else parameters
-    steps = config.steps(rows=rows, parameters=count)
+    steps = config.steps(rows=rows, parameters=parameters)
     tokens = None if steps is None else steps * config.tokens_per_step
-    known = count is not None and optimizer is not None
-    memory = training_memory(count, layout=config.precision, optimizer=optimizer) if known else {}
-    kept = config.execution.keep_checkpoints + 1   # the branch point or the payload beside them
+    memory: dict[str, int] = {}
+    if parameters is not None and state_bytes is not None:
+        memory = training_memory(parameters, layout=config.precision, state_bytes=state_bytes)
+    saved = memory["weights"] + memory["optimizer_states"] if memory else None
+    notes = []
+    if parameters is not None and tokens is not None:
+        notes.append(f"{tokens / parameters:.3g} tokens per parameter; Chinchilla's is {CHINCHILLA}")
     return Estimate(
-        parameters=count,
-        trainable=count,
+        parameters=parameters,
+        trainable=parameters,
         tokens=tokens,
         steps=steps,
         flops=shape.flops_per_token(config.sequence_length) * tokens if shape and tokens else None,
         memory=memory,
-        disk=(memory["weights"] + memory["optimizer_states"]) * kept if memory else None,
-        facts={"shape": shape.facts() if shape else None, "vocab_size": vocab_size},
-        notes=[] if count is None or tokens is None else [per_parameter(tokens, count)],
+        disk=None if saved is None else saved * (config.execution.keep_checkpoints + 1),   # one more while saving
+        facts={"shape": shape.facts() if shape else None, "vocab_size": vocab_size, "optimizer_bytes": state_bytes},
+        notes=notes,
     )
 
 
-def per_parameter(tokens: int, parameters: int, tokens_per_second: float | None = None) -> str:
-    """Tokens per parameter beside Chinchilla's 20, with the time that 20 would take at a measured rate."""
-    text = f"{tokens / parameters:.3g} tokens per parameter; Chinchilla's is {CHINCHILLA}"
-    if tokens_per_second:
-        text += f", which would take {CHINCHILLA * parameters / tokens_per_second / 60:.3g} minutes here"
-    return text
+def training_facts(
+    *,
+    tokens: int,
+    parameters: int,
+    shape: Shape | None,
+    vocab_size: int,
+    state_bytes: int,
+    tokens_per_second: float | None,
+) -> dict[str, Any]:
+    """What a training stage notes: its size, and all that the estimates of later stages read.
+
+    `chinchilla_minutes` is the time that 20 tokens per parameter would take at the measured rate.
+    """
+    full = CHINCHILLA * parameters / tokens_per_second / 60 if tokens_per_second else None
+    return {
+        "tokens": tokens,
+        "parameters": parameters,
+        "tokens_per_parameter": tokens / parameters,
+        "chinchilla_tokens_per_parameter": CHINCHILLA,
+        "chinchilla_minutes": full,
+        "tokens_per_second": tokens_per_second,
+        "shape": shape.facts() if shape else None,
+        "vocab_size": vocab_size,
+        "optimizer_bytes": state_bytes,
+    }

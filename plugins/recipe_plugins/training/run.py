@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import TypeAdapter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from recipe_plugins.training.config import LoopConfig, micro_batch
 from recipe_plugins.training.order import Rows
 from recipe_plugins.training.trainer import Job, RecipeTrainerMixin, TokenTrainer
-from recipe_runner import ExecutionConfig, Interrupted, Optimizer, RecipeError, StageContext, Use
+from recipe_runner import ExecutionConfig, Interrupted, Optimizer, RecipeError, Slot, StageContext, Use
 
 _FIELDS = TrainingArguments.__dataclass_fields__
 CHECKPOINTING = ("activation" if "activation_checkpointing" in _FIELDS else "gradient") + "_checkpointing"
 """What transformers calls gradient checkpointing, which it has renamed within 5.x."""
+
+OPTIMIZER: TypeAdapter[Use[Optimizer]] = TypeAdapter(Annotated[Use[Optimizer], Slot("optimizer")])
+"""An optimizer in use, to and from JSON."""
 
 NOTED = (
     "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "bf16", "seed",
@@ -78,6 +82,7 @@ def train(
     job = Job(
         ctx=ctx,
         optimizer=optimizer.build(),
+        optimizer_use=OPTIMIZER.dump_python(optimizer, mode="json"),
         schedule=config.schedule.build(),
         rows=rows,
         steps=steps,

@@ -43,11 +43,13 @@ class Job:
     """What the loop is told: how to step, over which rows, how often to save.
 
     `digests` names the data and tokeniser that a checkpoint belongs to. `optimizer_state` is a file of an earlier stage
-    (`branch/optimizer.pt`) to begin from; `branch` is the folder that gets the state at the end of the stable phase.
+    (`branch/optimizer.pt`) to begin from; `branch` is the folder that gets the state at the end of the stable phase,
+    with `optimizer_use`, how a recipe would write the optimizer.
     """
 
     ctx: StageContext
     optimizer: Optimizer
+    optimizer_use: Mapping[str, Any]
     schedule: Schedule
     rows: Rows
     steps: int
@@ -253,21 +255,19 @@ class RecipeTrainerMixin:
             "world_size": self.job.ctx.world_size,
             "digests": dict(self.job.digests),
             "counters": asdict(self.counters),
+            "loss": self.last_loss,
         }
 
     def _keep_branch(self, folder: Path) -> None:
         assert self.job.branch is not None
         step = self.state.global_step
-        checkpoints.keep(
-            folder,
-            self.job.branch,
-            {
-                "step": step,
-                "tokens": self.counters.tokens,
-                "phase": self.job.schedule.phase(step - 1, self.job.steps),
-                "lr": self.lr_scheduler.get_last_lr()[0],
-            },
-        )
+        facts = {
+            "step": step,
+            "tokens": self.counters.tokens,
+            "phase": self.job.schedule.phase(step - 1, self.job.steps),
+            "lr": self.lr_scheduler.get_last_lr()[0],
+        }
+        checkpoints.keep(folder, self.job.branch, branch=facts, optimizer=self.job.optimizer_use)
 
     def restore(self) -> None:
         """Go on from the last complete checkpoint, if there is one.
@@ -284,7 +284,7 @@ class RecipeTrainerMixin:
         state = checkpoints.load(folder / "optimizer.pt")
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["schedule"])
-        self.counters = Counters(**saved["counters"])
+        self.counters, self.last_loss = Counters(**saved["counters"]), saved["loss"]
         self.state.global_step = self.batches.start = self.resumed_from = saved["step"]
         self.job.ctx.resume_from(saved["step"])
         checkpoints.set_rng_state(checkpoints.load(folder / f"rng-{self.job.ctx.rank}.pt"))

@@ -1,0 +1,71 @@
+"""Models and tokenizers in and out of artifacts, with no dtype, attention or shard size left to a default.
+
+Guarantees: a model whose weights do not fit its config, or do not cover it, is an error rather than a warning with
+random weights; equal weights are saved as equal bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from recipe_runner import Artifact, RecipeError, StageContext
+
+SHARD = "5GB"
+
+PLAIN = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+"""How text is encoded: nothing added, and a `<|endoftext|>` that stands in it is text like any other."""
+
+
+def load_model(
+    ctx: StageContext, artifact: Artifact, *, dtype: torch.dtype = torch.float32, **library: Any
+) -> PreTrainedModel:
+    """The model of an artifact, on the CPU, its parameters in `dtype` (weights that are to be trained: fp32).
+
+    `library` are further arguments of `from_pretrained`: how weights are quantised, and where they are put then.
+    Raises `RecipeError` where weights are missing, unknown or of another shape.
+    """
+    logging.disable_progress_bar()
+    model, report = AutoModelForCausalLM.from_pretrained(
+        artifact.payload,
+        dtype=dtype,
+        attn_implementation="sdpa",
+        trust_remote_code=ctx.allow_remote_code,
+        local_files_only=True,
+        output_loading_info=True,
+        **library,
+    )
+    wrong = {kind: sorted(map(str, report[kind])) for kind in report if kind.endswith("_keys") and report[kind]}
+    if wrong:
+        shown = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(names[:3])}" for kind, names in wrong.items())
+        raise RecipeError(
+            f"the weights in {artifact.payload} are not those of its config.json ({shown})",
+            next="check that the folder is complete and that its config.json is the one it was saved with",
+        )
+    return model
+
+
+def load_tokenizer(ctx: StageContext, artifact: Artifact) -> PreTrainedTokenizerBase:
+    """The tokenizer of a tokeniser, a model or an adapter."""
+    return AutoTokenizer.from_pretrained(
+        artifact.payload, trust_remote_code=ctx.allow_remote_code, local_files_only=True
+    )
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write weights (safetensors), config, generation config and tokenizer with its chat template to `folder`."""
+    logging.disable_progress_bar()
+    model.config.use_cache = True   # off while training, but nobody who loads it wants it off
+    model.save_pretrained(folder, max_shard_size=SHARD)
+    tokenizer.save_pretrained(folder)
+
+
+def set_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let `model` stop at the tokenizer's end token, and know its other special tokens."""
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(model.config, name, getattr(tokenizer, name))
+        setattr(model.generation_config, name, getattr(tokenizer, name))

@@ -1,0 +1,223 @@
+"""The token store: a corpus encoded once, and rows of equal length cut from it by a mixture of domains.
+
+Each domain is one stream: its training documents in the corpus's order, each followed by the end token, in a memory map
+of uint16 or uint32 with the ends of the documents beside it. Row `k` of a domain is the `k`-th stretch of
+`sequence_length` tokens, the last one filled up from the start, so that nothing is left out; documents cross rows.
+
+With `isolate`, a document never sees another one: positions start anew at each, and the first token of each has no
+label. No split but `train` is ever read.
+
+Limit: a document that crosses a row is two documents to attention.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from recipe_plugins.training.loading import PLAIN
+from recipe_runner import Corpus, RecipeError, StageContext
+
+_BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """What the store has of a domain."""
+
+    documents: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStore:
+    """An encoded corpus in `folder`."""
+
+    folder: Path
+    dtype: str
+    tokeniser: str
+    domains: Mapping[str, Domain]
+
+    @property
+    def tokens(self) -> int:
+        """Of all domains."""
+        return sum(domain.tokens for domain in self.domains.values())
+
+    def stream(self, domain: str) -> np.ndarray:
+        """The tokens of a domain, 1-D, mapped from the file."""
+        return np.memmap(self.folder / f"{self._number(domain)}.tokens", dtype=self.dtype, mode="r")
+
+    def ends(self, domain: str) -> np.ndarray:
+        """Where each of its documents ends in the stream (exclusive), 1-D int64."""
+        return np.fromfile(self.folder / f"{self._number(domain)}.ends", dtype=np.int64)
+
+    def _number(self, domain: str) -> int:
+        return list(self.domains).index(domain)
+
+
+def build_store(
+    ctx: StageContext, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, digest: str, domains: list[str]
+) -> TokenStore:
+    """Encode the training split of `domains` into `ctx.work/tokens`, or take what an earlier attempt encoded.
+
+    `digest` is the tokeniser's. Raises `RecipeError` for a domain that is not there, is empty, or holds conversations,
+    and for a tokenizer without an end token.
+    """
+    folder = ctx.work / "tokens"
+    wanted = {"tokeniser": digest, "corpus": corpus.digest, "names": domains}
+    if (folder / "store.json").is_file():
+        saved = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        if saved["made_of"] == wanted:
+            return _opened(folder, saved)
+    if tokenizer.eos_token_id is None:
+        raise RecipeError("the tokeniser has no end token, which is what separates documents")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    dtype = "uint16" if len(tokenizer) <= 2**16 else "uint32"
+    saved = {"made_of": wanted, "dtype": dtype, "domains": {}}
+    for number, domain in enumerate(domains):
+        ctx.progress(number, len(domains), "domains", f"encoding {domain}")
+        found = _encode(corpus, domain, tokenizer, dtype, folder / str(number))
+        saved["domains"][domain] = asdict(found)
+    unfinished = folder / "store.json.part"
+    unfinished.write_text(json.dumps(saved), encoding="utf-8")
+    unfinished.rename(folder / "store.json")
+    return _opened(folder, saved)
+
+
+def _opened(folder: Path, saved: Mapping[str, Any]) -> TokenStore:
+    domains = {name: Domain(**entry) for name, entry in saved["domains"].items()}
+    return TokenStore(folder, saved["dtype"], saved["made_of"]["tokeniser"], domains)
+
+
+def _encode(corpus: Corpus, domain: str, tokenizer: PreTrainedTokenizerBase, dtype: str, path: Path) -> Domain:
+    if domain not in corpus.domains("train"):
+        raise RecipeError(
+            f"the corpus has no domain {domain!r}", next=f"its domains: {', '.join(corpus.domains('train'))}"
+        )
+    lengths: list[int] = []
+    with open(path.with_suffix(".tokens"), "wb") as file:
+        for texts in _texts(corpus, domain):
+            for ids in tokenizer(texts, return_attention_mask=False, **PLAIN)["input_ids"]:
+                file.write(np.asarray([*ids, tokenizer.eos_token_id], dtype=dtype).tobytes())
+                lengths.append(len(ids) + 1)
+    if not lengths:
+        raise RecipeError(f"domain {domain!r} has no training document", next="look at the ledger of the corpus")
+    ends = np.cumsum(lengths, dtype=np.int64)
+    ends.tofile(path.with_suffix(".ends"))
+    return Domain(len(lengths), int(ends[-1]))
+
+
+def _texts(corpus: Corpus, domain: str) -> Iterator[list[str]]:
+    records = corpus.read(domain, "train")
+    while batch := list(islice(records, _BATCH)):
+        if any(record.text is None for record in batch):
+            raise RecipeError(
+                f"domain {domain!r} holds conversations, which are for fine-tuning",
+                next="leave it out of the mix, or read its source with `format: text`",
+            )
+        yield [record.text or "" for record in batch]
+
+
+# ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """A domain's part of a mixture: rows of it, and how often each is read."""
+
+    rows: int
+    tokens: int
+    repeats: float
+
+
+class MixedRows:
+    """`total` rows of `length` tokens from a store, each domain by its share; see `recipe_plugins.training.order.Rows`.
+
+    Rows of one domain are taken in whole epochs, each a permutation of its own, so that none is read more than once
+    more than another.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        portions: Mapping[str, Portion],
+        *,
+        length: int,
+        isolate: bool,
+        seed: Callable[[str, int], int],
+    ) -> None:
+        self.length, self.isolate = length, isolate
+        self._streams = [(store.stream(domain), store.ends(domain)) for domain in portions]
+        self._firsts = np.cumsum([0, *(portion.rows for portion in portions.values())])
+        names = list(portions)
+        self._epoch = lru_cache(maxsize=len(names) + 1)(
+            lambda number, epoch: np.random.default_rng(seed(names[number], epoch)).permutation(
+                rows_of(len(self._streams[number][0]), length)
+            )
+        )
+
+    def __len__(self) -> int:
+        return int(self._firsts[-1])
+
+    def __getitem__(self, number: int) -> dict[str, np.ndarray]:
+        """Row `number`: `input_ids`, `labels` and `position_ids`, 1-D int64."""
+        domain = int(np.searchsorted(self._firsts, number, side="right")) - 1
+        stream, ends = self._streams[domain]
+        epoch, place = divmod(number - int(self._firsts[domain]), rows_of(len(stream), self.length))
+        start = int(self._epoch(domain, epoch)[place]) * self.length
+        return cut(stream, ends, start, self.length, self.isolate)
+
+
+def rows_of(tokens: int, length: int) -> int:
+    """The rows of a stream; the last one may be filled up."""
+    return -(-tokens // length)
+
+
+def cut(stream: np.ndarray, ends: np.ndarray, start: int, length: int, isolate: bool) -> dict[str, np.ndarray]:
+    """The row that begins at `start` of a stream, which goes on at its beginning."""
+    places = np.arange(start, start + length) % len(stream)
+    ids = stream[places].astype(np.int64)
+    if not isolate:
+        return {"input_ids": ids, "labels": ids.copy(), "position_ids": np.arange(length)}
+    begins = (places == 0) | (ends[np.searchsorted(ends, places)] == places)   # where one ends, the next begins
+    begins[0] = True
+    numbers = np.arange(length)
+    positions = numbers - np.maximum.accumulate(np.where(begins, numbers, 0))
+    return {"input_ids": ids, "labels": np.where(begins, -100, ids), "position_ids": positions}
+
+
+def divide(
+    store: TokenStore, mix: Mapping[str, float] | None, rows: int, length: int, max_repeats: float
+) -> dict[str, Portion]:
+    """Divide `rows` among the domains by the weights of `mix`; by their tokens where there is none.
+
+    Raises `RecipeError` where a domain would be read more than `max_repeats` times.
+    """
+    weights = mix or {name: float(domain.tokens) for name, domain in store.domains.items()}
+    total = sum(weights.values())
+    exact = {name: rows * weight / total for name, weight in weights.items()}
+    counts = {name: int(share) for name, share in exact.items()}
+    for name in sorted(exact, key=lambda name: counts[name] - exact[name])[: rows - sum(counts.values())]:
+        counts[name] += 1   # the largest remainders first
+    found = {
+        name: Portion(count, count * length, round(count * length / store.domains[name].tokens, 3))
+        for name, count in counts.items()
+    }
+    often = {name: share for name, share in found.items() if share.repeats > max_repeats}
+    if often:
+        shown = ", ".join(f"{name} {share.repeats:.1f} times" for name, share in often.items())
+        raise RecipeError(
+            f"this mix reads {shown}; at most max_repeats = {max_repeats:g} are allowed",
+            next="lower the weight or the budget, bring more text, or raise max_repeats",
+        )
+    return found

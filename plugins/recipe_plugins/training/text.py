@@ -1,0 +1,109 @@
+"""What pretraining and annealing share: rows from a corpus, the loop over them, and what is told at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from recipe_plugins.training import bits, run
+from recipe_plugins.training.config import TextConfig
+from recipe_plugins.training.estimate import shape_of_folder, training_facts
+from recipe_plugins.training.loading import save_model
+from recipe_plugins.training.store import MixedRows, TokenStore, build_store, divide, rows_of
+from recipe_runner import Corpus, Optimizer, RecipeError, StageContext, Use
+
+
+def train_on_text(
+    ctx: StageContext,
+    config: TextConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    purpose: str,
+    digest: str,
+    optimizer: Use[Optimizer],
+    optimizer_state: Path | None = None,
+    branch: Path | None = None,
+) -> run.TrainResult:
+    """Train `model` on the corpus of `config`, and save the payload.
+
+    `purpose` is a word for the seed, so that two stages do not read a domain in the same order. `digest` is that of the
+    tokeniser; the rest goes to `run.train`. Notes the mixture, and at the end sizes, throughput and held-out bits per
+    byte.
+    """
+    corpus = ctx.open(config.corpus)
+    assert isinstance(corpus, Corpus)
+    run.set_threads(config.execution)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    names = list(config.mix) or [name for name, found in corpus.domains("train").items() if found.documents]
+    store = build_store(ctx, corpus, tokenizer, digest, names)
+    steps = _steps(config, store, parameters)
+    rows = _rows(ctx, config, store, steps, purpose)
+    result = run.train(
+        ctx,
+        config,
+        model,
+        rows,
+        tokenizer,
+        steps=steps,
+        optimizer=optimizer,
+        digests={"tokeniser": digest, "corpus": corpus.digest},
+        optimizer_state=optimizer_state,
+        branch=branch,
+    )
+    save_model(model, tokenizer, ctx.payload)
+    cost: Any = optimizer.config
+    facts = training_facts(
+        tokens=result.tokens,
+        parameters=parameters,
+        shape=shape_of_folder(ctx.payload),
+        vocab_size=len(tokenizer),
+        state_bytes=cost.state_bytes(parameters),
+        tokens_per_second=result.tokens_per_second,
+    )
+    ctx.note(loss=result.loss, bits_per_byte=heldout_bits(config, corpus, model, tokenizer), **facts)
+    return result
+
+
+def _steps(config: TextConfig, store: TokenStore, parameters: int) -> int:
+    rows = sum(rows_of(domain.tokens, config.sequence_length) for domain in store.domains.values())
+    steps = config.steps(rows=rows, parameters=parameters)
+    assert steps is not None
+    return steps
+
+
+def _rows(ctx: StageContext, config: TextConfig, store: TokenStore, steps: int, purpose: str) -> MixedRows:
+    wanted = steps * config.batch_size
+    divided = divide(store, config.mix, wanted, config.sequence_length, config.max_repeats)
+    ctx.note(mix={name: asdict(share) for name, share in divided.items()})
+    return MixedRows(
+        store,
+        divided,
+        length=config.sequence_length,
+        isolate=config.isolate,
+        seed=lambda domain, epoch: ctx.seed("mix", purpose, domain, epoch),
+    )
+
+
+def heldout_bits(
+    config: TextConfig, corpus: Corpus, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Mapping[str, float]:
+    """Bits per byte of each domain of the corpus that has held-out text."""
+    records = bits.heldout_records(corpus)
+    device = run.device(config.execution)
+    return bits.bits_per_byte(model, tokenizer, records, config.sequence_length, device)
+
+
+def same_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> None:
+    """Raise `RecipeError` unless two tokenizers have the same vocabulary."""
+    mine, theirs = one.get_vocab(), other.get_vocab()
+    if mine != theirs:
+        differ = len(set(mine.items()) ^ set(theirs.items()))
+        raise RecipeError(
+            f"the tokeniser is not the model's own: {differ} entries of their vocabularies differ",
+            next="leave `tokeniser` out, which takes the model's own",
+        )

@@ -1,0 +1,59 @@
+"""A stage in a process of its own that kills itself at a set moment; run by `test_resume.py`.
+
+    python killable.py SPEC    SPEC is JSON: use, config, inputs {name: [type, folder]}, folder, kill {step | flush}
+
+Rows of metrics go to `rows.jsonl`, written and cut as the runner would. `kill: {step: 7}` is after the metrics of step 7
+are out; `kill: {flush: 2}` is in the second checkpoint, with all its files there and no mark.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from recipe_runner.artifacts import TYPES
+from recipe_runner.testing import LocalContext
+from recipe_runner.testing.local import slot
+
+
+class Killable(LocalContext):
+    """Keeps its rows in a file, and kills this process when told to."""
+
+    def __init__(self, folder: Path, kill: dict, **rest) -> None:
+        super().__init__(folder, **rest)
+        self.kill, self.flushes, self.file = kill, 0, folder / "rows.jsonl"
+
+    def metrics(self, step, **values):
+        with open(self.file, "a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        if step == self.kill.get("step"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if step == self.kill.get("stop"):
+            self.stop = True
+
+    def flush(self):
+        self.flushes += 1
+        if self.flushes == self.kill.get("flush"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def resume_from(self, step):
+        rows = [line for line in self.file.read_text().splitlines() if json.loads(line)["step"] <= step]
+        self.file.write_text("".join(row + "\n" for row in rows))
+
+
+def main(spec: dict) -> None:
+    folder = Path(spec["folder"])
+    opened = {}
+    for name, path in spec["inputs"].items():
+        manifest = json.loads((Path(path) / "manifest.json").read_text())
+        opened[name] = TYPES[manifest["type"]](Path(path), f"digest of {name}", manifest)
+    context = Killable(folder, spec.get("kill", {}), inputs=opened)
+    slot("stage", {"use": spec["use"], **spec["config"]}).build().run(context)
+    (folder / "facts.json").write_text(json.dumps(context.facts))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
