@@ -8,7 +8,7 @@ the device's kernels, are not in it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +31,8 @@ Layout = Literal["fp32", "bf16", "bf16-master"]
 @dataclass(frozen=True, slots=True)
 class Shape:
     """The sizes of a model. `parameters` are all, tied ones once; `embedding` those of the input table; `head` those
-    of the output product, tied or not; `width` is that of attention, heads × head size."""
+    of the output product, tied or not; `width` is that of attention, heads × head size; `linear` has outputs and inputs
+    of each linear layer of a block, by name."""
 
     parameters: int
     embedding: int
@@ -39,6 +40,7 @@ class Shape:
     tied: bool
     layers: int
     width: int
+    linear: Mapping[str, Sequence[int]]
 
     @property
     def multiplied(self) -> int:
@@ -55,7 +57,7 @@ class Shape:
 
     def facts(self) -> dict[str, Any]:
         """As JSON, for a manifest or for the stages after this one."""
-        return asdict(self)
+        return {**asdict(self), "linear": {name: list(sizes) for name, sizes in self.linear.items()}}
 
 
 def shape_of_config(keys: Mapping[str, Any]) -> Shape:
@@ -72,20 +74,24 @@ def shape_of_config(keys: Mapping[str, Any]) -> Shape:
     hidden, layers, heads = keys["hidden_size"], keys["num_hidden_layers"], keys["num_attention_heads"]
     head_size = keys.get("head_dim") or hidden // heads
     queries, pairs = heads * head_size, (keys.get("num_key_value_heads") or heads) * head_size
-    attention = hidden * (2 * queries + 2 * pairs)
+    wide = keys["intermediate_size"]
+    linear = {
+        "q_proj": (queries, hidden), "k_proj": (pairs, hidden), "v_proj": (pairs, hidden), "o_proj": (hidden, queries),
+        "gate_proj": (wide, hidden), "up_proj": (wide, hidden), "down_proj": (hidden, wide),
+    }  # fmt: skip
+    block = sum(outputs * inputs for outputs, inputs in linear.values()) + 2 * hidden
     if family["qkv_bias"] or keys.get("attention_bias"):
-        attention += queries + 2 * pairs
+        block += queries + 2 * pairs
     if keys.get("attention_bias"):
-        attention += hidden
+        block += hidden
     if family["qk_norm"]:
-        attention += 2 * head_size
-    feed_forward = 3 * hidden * keys["intermediate_size"]
+        block += 2 * head_size
     if keys.get("mlp_bias"):
-        feed_forward += 2 * keys["intermediate_size"] + hidden
+        block += 2 * wide + hidden
     table = keys["vocab_size"] * hidden
     tied = bool(keys.get("tie_word_embeddings", False))
-    total = layers * (attention + feed_forward + 2 * hidden) + hidden + table * (1 if tied else 2)
-    return Shape(total, embedding=table, head=table, tied=tied, layers=layers, width=queries)
+    total = layers * block + hidden + table * (1 if tied else 2)
+    return Shape(total, embedding=table, head=table, tied=tied, layers=layers, width=queries, linear=linear)
 
 
 def known_shape(known: Known, name: str) -> Shape | None:
