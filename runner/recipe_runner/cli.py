@@ -27,6 +27,13 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...",
 StoreDir = Annotated[Path, typer.Option("--store", metavar="DIR", help="where artifacts live")]
 Json = Annotated[bool, typer.Option("--json", help="print facts as JSON on stdout")]
 Stages = Annotated[list[str] | None, typer.Option(metavar="STAGE", help="may be given more than once")]
+RunName = Annotated[str, typer.Argument(metavar="[RUN]", help="a run's folder or id, or a recipe; else the newest")]
+Target = Annotated[str, typer.Argument(help="a recipe, an artifact's folder, or a stage of the newest run")]
+Parent = Annotated[str, typer.Option("--from", metavar="RECIPE", help="the recipe to extend")]
+Artifacts = Annotated[list[Path] | None, typer.Argument(metavar="[ARTIFACT]...", help="else all of the store")]
+KeepLast = Annotated[int, typer.Option(metavar="N", min=1, help="finished runs to keep of each recipe")]
+Yes = Annotated[bool, typer.Option("--yes", help="remove; without it, only say what would be")]
+Extra = Annotated[str, typer.Argument(metavar="[NAME]", help="without it, all are listed")]
 DEFAULT_STORE = Path(".recipe")
 
 
@@ -52,8 +59,8 @@ def options(
     plugin: Annotated[
         list[str] | None, typer.Option("-p", metavar="no:NAME", help="disable a plugin, by entry point or distribution")
     ] = None,
-    strict_plugins: Annotated[bool, typer.Option(help="stop at the first broken plugin")] = False,
-    debug: Annotated[bool, typer.Option(help="show tracebacks of users' errors too")] = False,
+    strict_plugins: Annotated[bool, typer.Option("--strict-plugins", help="stop at the first broken plugin")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks of users' errors too")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
     ] = False,
@@ -118,6 +125,111 @@ def check(context: typer.Context, recipe: RecipePath, overrides: Overrides = Non
     from recipe_runner.commands.check import check_recipe
 
     check_recipe(context.obj, recipe, overrides or [], json)
+
+
+@app.command()
+def show(
+    context: typer.Context, target: Target, overrides: Overrides = None, store: StoreDir = DEFAULT_STORE,
+    resolved: Annotated[bool, typer.Option("--resolved", help="the whole recipe as YAML, with every default")] = False,
+    origin: Annotated[bool, typer.Option("--origin", help="where each value was written")] = False, json: Json = False,
+) -> None:  # fmt: skip
+    """Show a recipe as it is resolved, or what an artifact is."""
+    from recipe_runner.commands.show import show_target
+
+    show_target(context.obj, target, overrides or [], store, resolved, origin, json)
+
+
+@app.command()
+def report(run: RunName = "", store: StoreDir = DEFAULT_STORE, json: Json = False) -> None:
+    """Write report.html of a run."""
+    from recipe_runner.commands.report import write_report
+
+    write_report(store, run, json)
+
+
+@app.command()
+def runs(store: StoreDir = DEFAULT_STORE, json: Json = False) -> None:
+    """List the runs, oldest first."""
+    from recipe_runner.commands.store import list_runs
+
+    list_runs(store, json)
+
+
+@app.command()
+def init(path: Annotated[Path, typer.Argument(help="the file to write")], parent: Parent = "tiny") -> None:
+    """Write a recipe that extends another."""
+    from recipe_runner.commands.show import init_recipe
+
+    init_recipe(path, parent)
+
+
+@app.command()
+def schema(context: typer.Context) -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    from recipe_runner.commands.show import print_schema
+
+    print_schema(context.obj)
+
+
+@app.command()
+def verify(artifacts: Artifacts = None, store: StoreDir = DEFAULT_STORE, json: Json = False) -> None:
+    """Hash artifacts again; exit 1 if one is damaged."""
+    from recipe_runner.commands.store import verify as verify_artifacts
+
+    verify_artifacts(store, artifacts or [], json)
+
+
+@app.command()
+def gc(store: StoreDir = DEFAULT_STORE, keep_last: KeepLast = 1, yes: Yes = False, json: Json = False) -> None:
+    """Remove artifacts that no recent run names."""
+    from recipe_runner.commands.store import collect
+
+    collect(store, keep_last, yes, json)
+
+
+@app.command()
+def doctor(context: typer.Context, store: StoreDir = DEFAULT_STORE, json: Json = False) -> None:
+    """Say what this machine has; exit 1 if something is broken."""
+    from recipe_runner.commands.plugins import doctor as examine
+
+    examine(context.obj, store, json)
+
+
+@app.command()
+def chat(
+    context: typer.Context, run: RunName = "", store: StoreDir = DEFAULT_STORE,
+    stage: Annotated[str, typer.Option(metavar="STAGE", help="which model; by default the last")] = "",
+    prompt: Annotated[str, typer.Option(help="ask this and leave")] = "",
+    use: Annotated[str, typer.Option(help="what talks: NAME, or {use: NAME, KEY: VALUE}")] = "default",
+) -> None:  # fmt: skip
+    """Talk to a model of a run, or to the model in a folder."""
+    from recipe_runner.commands.plugins import chat as talk
+
+    talk(context.obj, store, run, stage, prompt, use)
+
+
+@app.command("x", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def extra(context: typer.Context, name: Extra = "", json: Json = False) -> None:
+    """Run a plugin's command with the arguments that follow its name."""
+    from recipe_runner.commands.plugins import extra as run_extra
+
+    run_extra(context.obj, name, context.args, json)
+
+
+@plugins_app.command("list")
+def plugins_list(context: typer.Context, json: Json = False) -> None:
+    """List the plugins, with what became of each."""
+    from recipe_runner.commands.plugins import list_plugins
+
+    list_plugins(context.obj, json)
+
+
+@plugins_app.command("show")
+def plugins_show(context: typer.Context, name: str, json: Json = False) -> None:
+    """Show a plugin's components, or one component, with fields and defaults."""
+    from recipe_runner.commands.plugins import show_plugin
+
+    show_plugin(context.obj, name, json)
 
 
 def main(argv: list[str] | None = None) -> int:

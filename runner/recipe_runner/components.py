@@ -13,9 +13,10 @@ import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, cast, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, core_schema
 
@@ -351,7 +352,7 @@ class Slot:
         )
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
-        return {"slot": self.kind, "options": self.options.__name__ if self.options else None}
+        return {"slot": self.kind, "options": handler(self.options.__pydantic_core_schema__) if self.options else None}
 
     def _validate(self, value: Any, info: ValidationInfo) -> Use[Any]:
         return value if isinstance(value, Use) else self.resolve(value, Validation.of(info))
@@ -404,16 +405,18 @@ def _scaled(value: Any, pattern: str, expected: str) -> Any:
     if not isinstance(value, str):
         return value
     match = re.fullmatch(pattern, value.strip().lower())
-    if not match:
-        raise PydanticCustomError("size", "{expected}", {"expected": expected})
-    power = _POWERS[match[2]]
-    return round(float(match[1].replace("_", "")) * (2 ** (power // 3 * 10) if match[3] else 10**power))
+    power = _POWERS[match[2]] if match else 0
+    scaled = Fraction(match[1].replace("_", "")) * (2 ** (power // 3 * 10) if match[3] else 10**power) if match else None
+    if scaled is None or scaled.denominator != 1:
+        raise PydanticCustomError("size", "{expected}; got {value!r}", {"expected": expected, "value": str(value)})
+    return int(scaled)
 
 
-Count = Annotated[int, BeforeValidator(_count)]
+_WRITTEN = WithJsonSchema({"type": ["integer", "string"]})
+Count = Annotated[int, BeforeValidator(_count), _WRITTEN]
 """A whole number that may carry a unit: `1_600_000`, `125M`, `2.5B`."""
 
-Size = Annotated[int, BeforeValidator(_size)]
+Size = Annotated[int, BeforeValidator(_size), _WRITTEN]
 """A number of bytes that may carry a unit: `6MB`, `1GiB`."""
 
 

@@ -8,6 +8,7 @@ once; a recipe that comes out of here has typed stages in an order in which they
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from pydantic import Field, ValidationError
 
 from recipe_runner import identity
 from recipe_runner.artifacts import Artifact
-from recipe_runner.components import Config, Located, Ref, Slot, Use, Validation
+from recipe_runner.components import Config, Located, Ref, Slot, Use, Validation, written
 from recipe_runner.contract import ExecutionConfig, Stage, StageConfig, Tracker
 from recipe_runner.errors import InvalidRecipe, Origin, PluginError, Problem, UsageError, suggest
 from recipe_runner.merging import Layered, Tree
@@ -41,7 +42,7 @@ class RecipeConfig(Config):
     schema_: Literal[1] = Field(alias="schema", description="the version of this format")
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     seed: int = 0
-    extends: list[str] = []
+    extends: str | list[str] = []
     requires: list[str] = []
     vars: dict[str, Any] = {}
     execution: dict[str, Any] = {}
@@ -78,6 +79,14 @@ class Recipe:
         """The stages that a stage takes its inputs from, each once."""
         refs = identity.inputs(self.config(stage)).values()
         return list(dict.fromkeys(ref.text for ref in refs if ref.where == "stage"))
+
+    def resolved(self) -> dict[str, Any]:
+        """The recipe with every default written out, as plain data: it loads to the same keys."""
+        head = {"schema": SCHEMA, "name": self.name, "seed": self.seed, "requires": self.tree.get("requires") or []}
+        uses = {"trackers": self.trackers, "stages": self.stages}
+        parts = {part: {name: written(use) for name, use in entries.items()} for part, entries in uses.items()}  # type: ignore[attr-defined]
+        plain: dict[str, Any] = json.loads(json.dumps({**head, **parts}))
+        return plain
 
     def problem(self, path: str, what: str, next: str = "") -> Problem:
         """A problem located at a dotted path of this recipe; for `check_recipe` hooks."""

@@ -24,6 +24,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import yaml
+
 from recipe_runner import identity
 from recipe_runner.artifacts import Artifact
 from recipe_runner.components import Use, written
@@ -89,7 +91,8 @@ class Run:
         with store_errors(f"cannot write to the store {self.store.root}"):
             self.folder.mkdir(parents=True)
             log = EventLog(self.folder / "events.jsonl")
-            write_json(self.folder / "recipe.resolved.json", self._resolved())
+            resolved = yaml.safe_dump(self.recipe.resolved(), sort_keys=False, allow_unicode=True)
+            (self.folder / "recipe.resolved.yaml").write_text(resolved, encoding="utf-8")
         trackers = [use.build().on_event for use in self.recipe.trackers.values()]
         self.tell = Listeners([log, *self._given, *trackers, self._to_plugins])
         try:
@@ -110,10 +113,6 @@ class Run:
 
     def _to_plugins(self, event: Event) -> None:
         self.plugins.hook.on_event(event=event)
-
-    def _resolved(self) -> dict[str, Any]:
-        stages = {name: written(use) for name, use in self.recipe.stages.items()}
-        return {"schema": SCHEMA, "name": self.recipe.name, "seed": self.recipe.seed, "stages": stages}
 
     def _wanted(self) -> list[str]:
         """The stages to go through, in order; raises `UsageError` for a name that is no stage."""
@@ -189,7 +188,9 @@ class Run:
     ) -> None:
         key, started = identity.key_of(payload), time.monotonic()
         told = [str(reason) for reason in reasons]
-        result = self.results[name] = StageResult("failed", key, reasons=told)
+        result = self.results[name] = StageResult("running", key, reasons=told)
+        self._save("running")  # so that gc knows, whatever ends this process
+        result.status = "failed"
         if not self.store.unfinished_commit(use.component.name, key):
             partial = self.store.prepare(use.component.name, key, self._execution(name))
             self.tell(Event("stage-started", name, {"reason": ", ".join(told), "key": key, "path": str(partial)}))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from recipe_runner.commands import Switches, load_plugins
+from recipe_runner.commands.report import gather, save, show_end
 from recipe_runner.contract import Event
+from recipe_runner.errors import StoreError
 from recipe_runner.events import encode, for_people
 from recipe_runner.recipe import load
 from recipe_runner.run import Options, Run
@@ -21,10 +24,16 @@ def run_recipe(
     plugins = load_plugins(switches)
     recipe = load(path, overrides, plugins=plugins)
     run = Run(recipe, Store(store), plugins, options, [_to_stdout if json else for_people()])
-    run.execute()
+    try:
+        run.execute()
+    except BaseException:
+        with suppress(OSError, StoreError):  # the run's own error tells of a full disk
+            save(gather(run.folder))
+        raise
+    facts = gather(run.folder)
+    report = save(facts)
     if not json:
-        for name, result in run.results.items():
-            print(f"{name:<12} {result.status:<8} {result.path}", file=sys.stderr)
+        show_end(facts, report)
 
 
 def _to_stdout(event: Event) -> None:

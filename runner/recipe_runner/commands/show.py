@@ -1,0 +1,116 @@
+"""`recipe show`, `init` and `schema`: recipes and artifacts as they are, and what one needs to write a recipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recipe_runner.commands import Switches, answer, find_run, load_plugins, print_json
+from recipe_runner.commands.report import findings, of_artifact
+from recipe_runner.commands.tables import show, table
+from recipe_runner.errors import UsageError, suggest
+from recipe_runner.recipe import Recipe, find, load, shipped
+from recipe_runner.store import MANIFEST, Store, read_json
+
+NEW = """\
+# yaml-language-server: $schema=./recipe.schema.json
+schema: 1
+name: {name}
+extends: [{parent}]
+# Write what is to differ; `recipe plan {file}` says what that reruns. For instance:
+# stages:
+#   chat:
+#     optimizer: {{lr: 5.0e-4}}
+"""
+
+
+def show_target(
+    switches: Switches, target: str, overrides: Sequence[str], store: Path, resolved: bool, origin: bool, json: bool
+) -> None:
+    """Show an artifact (its folder, or a stage of the newest run that is no recipe's name), else a recipe."""
+    folder = Path(target)
+    try:
+        if not (folder / MANIFEST).is_file():
+            find(target)
+            show_recipe(load(target, overrides, plugins=load_plugins(switches)), resolved, origin, json)
+            return
+    except UsageError as error:
+        folder = _of_last_run(Store(store), target, error)
+    show_artifact(folder, json)
+
+
+def _of_last_run(store: Store, stage: str, error: UsageError) -> Path:
+    stages = read_json(find_run(store, "") / "run.json")["stages"] if store.runs() else {}
+    if not stages.get(stage, {}).get("path"):
+        hint = suggest(stage, stages, noun="stages of the newest run") if stages else error.next
+        raise UsageError(f"{stage!r} is no recipe, no artifact, and no built stage of the newest run", next=hint)
+    return Path(stages[stage]["path"])
+
+
+def show_artifact(path: Path, json: bool) -> None:
+    """What a manifest says: the summary, the stage's facts and tables."""
+    found = of_artifact(str(path))
+    if json:
+        print_json(found)
+        return
+    parts = {"input ": found["inputs"], "warning ": dict(enumerate(found["warnings"], 1)), "": found["facts"]}
+    rows = [(key, found[key]) for key in ("type", "use", "path", "digest", "bytes", "created", "built_in")]
+    rows += [(f"{what}{key}", value) for what, part in parts.items() for key, value in part.items()]
+    show([table(path.name, "what, value", rows), *findings(found["use"], found)])
+
+
+def show_recipe(recipe: Recipe, resolved: bool, origin: bool, json: bool) -> None:
+    """The stages; with `resolved` the whole recipe as YAML on stdout, with `origin` where each value was written."""
+    if origin:
+        answer(json, "where each value was written", list(_origins(recipe)), "key, value, from")
+    elif json:
+        print_json({"file": str(recipe.file), **recipe.resolved()})
+    elif resolved:
+        yaml.safe_dump(recipe.resolved(), sys.stdout, sort_keys=False, allow_unicode=True)
+    else:
+        rows = [(name, use.component.identity, recipe.config(name).produces().type, ", ".join(recipe.upstream(name)))
+                for name, use in recipe.stages.items()]  # fmt: skip
+        show([table(f"{recipe.name} ({recipe.file})", "stage, component, makes, from", rows)])
+
+
+def _origins(recipe: Recipe) -> Iterator[dict[str, Any]]:
+    """Every leaf of the resolved recipe with its value and its `file:line:column`, or `default`."""
+    for path, value in _leaves(recipe.resolved(), ()):
+        places = [path, path[:-1] if path[-1] == "use" else path, path[2:] if "execution" in path[:3] else path]
+        origin = next((recipe.origins[place] for place in places if place in recipe.origins), "default")
+        yield {"key": ".".join(path), "value": value, "from": str(origin)}
+
+
+def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, entry in value.items():
+            yield from _leaves(entry, (*path, str(key)))
+    else:
+        yield path, value
+
+
+def init_recipe(path: Path, parent: str) -> None:
+    """Write a recipe that extends another; an existing file is never overwritten."""
+    found, path = find(parent), path if path.suffix else path.with_suffix(".yaml")
+    given = found.stem if found.parent == shipped() else json.dumps(os.path.relpath(found, path.absolute().parent))
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "mine"
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(NEW.format(name=name, parent=given, file=path))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+    print(f"{path}: edit it; `recipe schema > recipe.schema.json` beside it helps editors", file=sys.stderr)
+
+
+def print_schema(switches: Switches) -> None:
+    """JSON Schema of recipes, from what is installed, on stdout."""
+    from recipe_runner.schema import recipe_schema
+
+    print_json(recipe_schema(load_plugins(switches).registry))

@@ -1,0 +1,73 @@
+"""Tables: the one form in which stages and commands show facts, on a terminal and in a report.
+
+A table is `{"title": str, "columns": [str], "rows": [[value]]}`. A stage gives tables with `ctx.note(tables=[…])`, and
+samples, `{"prompt": str, "answers": {label: text}}`, with `ctx.note(samples=[…])`; these become a table too, with the
+answers side by side.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any, TypeAlias
+
+Table: TypeAlias = Mapping[str, Any]
+WIDE = 200  # characters
+
+
+def table(title: str, columns: str, rows: Iterable[Iterable[Any]]) -> Table:
+    """A table; `columns` are words divided by `, `."""
+    return {"title": title, "columns": columns.split(", "), "rows": [list(row) for row in rows]}
+
+
+def samples_table(title: str, samples: Sequence[Mapping[str, Any]]) -> Table:
+    """Prompts, and the answers of each model side by side."""
+    labels = list(dict.fromkeys(label for sample in samples for label in sample["answers"]))
+    rows = [[sample["prompt"], *map(sample["answers"].get, labels)] for sample in samples]
+    return {"title": title, "columns": ["prompt", *labels], "rows": rows}
+
+
+def cell(value: Any) -> str:
+    """A value as people read it: `1,234`, `0.1235`, `a=1, b=2`, `–` for nothing."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={cell(entry)}" for key, entry in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(cell, value))
+    if isinstance(value, float):
+        return f"{value:,.0f}" if 1e5 <= abs(value) < 1e15 else f"{value:.4g}"
+    words = {None: "–", True: "yes", False: "no"}
+    return words[value] if value is None or isinstance(value, bool) else format(value, "," * isinstance(value, int))
+
+
+def _cells(table: Table) -> tuple[list[str], list[list[str]], list[bool]]:
+    """The head and the rows as texts, and which columns hold numbers only."""
+    columns = [[row[n] for row in table["rows"]] for n in range(len(table["columns"]))]
+    numeric = [all(isinstance(value, (int, float, type(None))) for value in column) for column in columns]
+    return table["columns"], [[cell(value) for value in row] for row in table["rows"]], numeric
+
+
+def show(tables: Sequence[Table]) -> None:
+    """Print tables on stderr, as wide as the terminal, or as `WIDE` where there is none."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table as Drawn
+    from rich.text import Text
+
+    console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDE)
+    for entry in tables:
+        head, rows, numeric = _cells(entry)
+        drawn = Drawn(title=Text(entry["title"], "bold"), title_justify="left", box=SIMPLE_HEAD)
+        for name, right in zip(head, numeric, strict=True):
+            drawn.add_column(Text(name), justify="right" if right else "left", overflow="fold")
+        for row in rows:
+            drawn.add_row(*map(Text, row))
+        console.print(drawn)
+
+
+def html(table: Table) -> str:
+    """As HTML, everything escaped."""
+    head, rows, numeric = _cells(table)
+    cells = "".join(f"<td{' class=n' * right}>{{}}</td>" for right in numeric)
+    lines = [cells.replace("td", "th").format(*map(escape, head)), *(cells.format(*map(escape, row)) for row in rows)]
+    return f"<h2>{escape(table['title'])}</h2>\n<table>\n<tr>" + "</tr>\n<tr>".join(lines) + "</tr>\n</table>"
