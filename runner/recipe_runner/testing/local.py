@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe_runner.artifacts import Artifact
-from recipe_runner.components import Component, Config, Ref, Slot, Use, Validation
+from recipe_runner.components import Ref, Slot, Use, Validation
 from recipe_runner.contract import Event, StageConfig
 from recipe_runner.identity import digest_of, folder_files, make_seed
 from recipe_runner.plugins import Plugins, installed
@@ -102,8 +102,3 @@ def make(
 def slot(kind: str, value: Any, *, plugins: Plugins | None = None) -> Use[Any]:
     """What a slot of `kind` holds after `value` is written there: `slot("optimizer", {"use": "lion"}).build()`."""
     return Slot(kind).resolve(value, Validation((plugins or installed()).registry))
-
-
-def build(component: Component, config: Config) -> Any:
-    """Call a component's target with a config."""
-    return component.load()(config)
