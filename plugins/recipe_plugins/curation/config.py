@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from recipe_runner import (
     Config,
@@ -15,6 +15,7 @@ from recipe_runner import (
     Format,
     GlobalFilter,
     Known,
+    Share,
     Size,
     Slot,
     Source,
@@ -22,16 +23,6 @@ from recipe_runner import (
     Use,
     suggest,
 )
-
-
-def _share(value: Any) -> Any:
-    if isinstance(value, str) and (match := re.fullmatch(r"\s*([\d.]+)\s*%\s*", value)):
-        return float(match[1]) / 100
-    return value
-
-
-Share = Annotated[float, BeforeValidator(_share), Field(ge=0, le=1)]
-"""A share, as `0.01` or `1%`."""
 
 
 class Only(Config):
