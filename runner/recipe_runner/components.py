@@ -72,7 +72,7 @@ class Component:
         module, _, attribute = path.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # a plugin's module may raise anything
             raise PluginError(
                 f"{self.kind} {self.name!r} of {self.dist or 'an unnamed plugin'} cannot be loaded: {error}",
                 next=f"pip install --upgrade {self.dist}" if self.dist else "",
@@ -115,12 +115,12 @@ class Registry:
             raise LookupError(
                 f"{kind} {bare!r} is registered by more than one distribution; write {both.replace(' and ', ' or ')}"
             )
-        raise LookupError(self._missing(kind, name))
+        raise LookupError(self._missing(kind, name, bare))
 
-    def _missing(self, kind: str, name: str) -> str:
-        hints = [suggest(name, self.names(kind), noun=f"{kind} components installed")]
+    def _missing(self, kind: str, name: str, bare: str) -> str:
+        hints = [suggest(bare, self.names(kind), noun=f"{kind} components installed")]
         hints += [f"plugin {dist} failed to load: {error}" for dist, error in sorted(self.failures.items())]
-        elsewhere = [other for other in self._by_kind if other != kind and name in self._by_kind[other]]
+        elsewhere = [other for other in self._by_kind if other != kind and bare in self._by_kind[other]]
         hints += [f"{name!r} is a {other}, which does not go here" for other in elsewhere]
         return f"no {kind} is called {name!r}\n" + "\n".join(hint for hint in hints if hint)
 
@@ -364,9 +364,15 @@ class Slot:
             raise PydanticCustomError(
                 "slot", "the name of a {kind} is expected, or a mapping with `use:`", {"kind": self.kind}
             )
-        component = self._find(context, shape["use"])
+        try:
+            component = context.registry.find(self.kind, str(shape["use"]))
+        except LookupError as error:
+            raise PydanticCustomError("component", "{text}", {"text": str(error)}) from None
         config_class = component.config_class()
         option_names = set(self.options.model_fields) if self.options else set()
+        taken = {"use", "before", "after", *option_names} & set(config_class.model_fields)
+        if taken:
+            raise PluginError(f"{component.identity}: {', '.join(sorted(taken))} cannot be in a config: a slot has it")
         allowed = sorted({"use", *option_names, *config_class.model_fields})
         context.allowed[getattr(shape, "written", id(shape))] = allowed
         own = {k: v for k, v in shape.items() if k != "use" and k not in option_names}
@@ -376,12 +382,6 @@ class Slot:
             config_class.model_validate(own, context=context),
             self.options.model_validate(options, context=context) if self.options else None,
         )
-
-    def _find(self, context: Validation, name: str) -> Component:
-        try:
-            return context.registry.find(self.kind, str(name))
-        except LookupError as error:
-            raise PydanticCustomError("component", "{text}", {"text": str(error), "kind": self.kind}) from None
 
 
 def written(use: Use[Any]) -> dict[str, Any]:
@@ -394,22 +394,23 @@ _POWERS = {"": 0, "k": 3, "m": 6, "g": 9, "b": 9, "t": 12}
 
 
 def _count(value: Any) -> Any:
-    return _scaled(value, r"([\d_.]+)\s*([kmbt]?)()", "a number such as 1_000_000, 125M or 2.5B is expected")
+    return _scaled(value, r"([kmbt]?)()", "a whole number such as 1_000_000, 125M or 2.5B is expected")
 
 
 def _size(value: Any) -> Any:
-    return _scaled(value, r"([\d_.]+)\s*([kmgt]?)(i?)b?", "a number of bytes such as 6000000, 6MB or 1GiB is expected")
+    return _scaled(value, r"([kmgt]?)(i?)b?", "a whole number of bytes such as 6000000, 6MB or 1GiB is expected")
 
 
-def _scaled(value: Any, pattern: str, expected: str) -> Any:
+def _scaled(value: Any, unit: str, expected: str) -> Any:
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(pattern, value.strip().lower())
-    power = _POWERS[match[2]] if match else 0
-    scaled = Fraction(match[1].replace("_", "")) * (2 ** (power // 3 * 10) if match[3] else 10**power) if match else None
-    if scaled is None or scaled.denominator != 1:
-        raise PydanticCustomError("size", "{expected}; got {value!r}", {"expected": expected, "value": str(value)})
-    return int(scaled)
+    match = re.fullmatch(r"(\d[\d_]*(?:\.\d+)?)\s*" + unit, value.strip().lower())
+    if match:
+        power = _POWERS[match[2]]
+        exact = Fraction(match[1].replace("_", "")) * (2 ** (power // 3 * 10) if match[3] else 10**power)
+        if exact.denominator == 1:
+            return int(exact)
+    raise PydanticCustomError("size", "{expected}; got {value}", {"expected": expected, "value": repr(str(value))})
 
 
 _WRITTEN = WithJsonSchema({"type": ["integer", "string"]})

@@ -41,12 +41,16 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with a recipe: `path` is the dotted key, `what` got and expected, `next` what to do."""
+    """One thing wrong with a recipe: `path` is the dotted key, `what` got and expected, `next` what to do.
+
+    `plugin` is set where the recipe may be right and a plugin is missing or broken.
+    """
 
     what: str
     path: str = ""
     origin: Origin = Origin()
     next: str = ""
+    plugin: bool = False
 
     def render(self) -> str:
         """The text that people see: position and key, the line, what is wrong, what next."""
@@ -75,10 +79,9 @@ class RecipeError(ValueError):
 class InvalidRecipe(RecipeError):
     """Every problem that was found in a recipe, all at once."""
 
-    exit_code = ExitCode.USAGE
-
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = sorted(set(problems), key=lambda p: (p.origin, p.path, p.what))
+        self.exit_code = ExitCode.PLUGIN if all(p.plugin for p in self.problems) else ExitCode.USAGE
         super().__init__("\n".join(problem.render() for problem in self.problems))
 
     def render(self) -> str:

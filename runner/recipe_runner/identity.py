@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from recipe_runner.components import Config, Execution, File, Place, Ref, Use
 
 _BLOCK = 1 << 20
+OPTIONS = "slot options"  # a key that no field can have
 
 
 def canonical(value: Any) -> str:
@@ -68,8 +69,14 @@ def digest_of(files: Sequence[Mapping[str, Any]]) -> str:
 
 
 def marked(info: FieldInfo, mark: type) -> bool:
-    """Whether a field's annotation carries a marker such as `Execution()`."""
-    return any(isinstance(entry, mark) for entry in info.metadata)
+    """Whether a field's annotation carries a marker such as `Execution()`, inside `… | None` or a list too."""
+    return any(isinstance(entry, mark) for entry in (*info.metadata, *_inner_marks(info.annotation)))
+
+
+def _inner_marks(annotation: Any) -> Iterator[Any]:
+    yield from getattr(annotation, "__metadata__", ())
+    for part in get_args(annotation):
+        yield from _inner_marks(part)
 
 
 def identity(config: BaseModel) -> dict[str, Any]:
@@ -77,14 +84,13 @@ def identity(config: BaseModel) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, info in type(config).model_fields.items():
         value = getattr(config, name)
-        if _outside(name, info, config):
+        if _outside(name, info, config) or isinstance(value, Ref):
             continue
         if marked(info, File):
-            entry: Any = None if value is None else "sha256:" + file_digest(Path(value))
-        else:
-            entry = _identity_of(value, keep=holds_component(value) or not _is_default(config, name, value))
-        if entry is not None:
-            found[name] = entry
+            if value is not None:
+                found[name] = _identity_of(value, _content)
+        elif holds_component(value) or not _is_default(info, value):
+            found[name] = _identity_of(value)
     return found
 
 
@@ -96,28 +102,28 @@ def _outside(name: str, info: FieldInfo, config: BaseModel) -> bool:
     return marked(info, Execution) or place or (name == "seed" and isinstance(config, StageConfig))
 
 
-def _identity_of(value: Any, keep: bool) -> Any:
+def _identity_of(value: Any, leaf: Callable[[Any], Any] = lambda value: value) -> Any:
     if isinstance(value, Use):
         return use_identity(value)
     if isinstance(value, BaseModel):
-        return identity(value) or ({} if keep else None)
+        return identity(value)
     if isinstance(value, Ref):
-        return None
-    if not keep:
-        return None
+        return None  # its digest is among the inputs
     if isinstance(value, Mapping):
-        return [[str(key), _identity_of(entry, keep=True)] for key, entry in value.items()]
+        return [[str(key), _identity_of(entry, leaf)] for key, entry in value.items()]
     if isinstance(value, (list, tuple)):
-        return [_identity_of(entry, keep=True) for entry in value]
-    if isinstance(value, Path):
-        return value.as_posix()
-    return value
+        return [_identity_of(entry, leaf) for entry in value]
+    return leaf(value.as_posix() if isinstance(value, Path) else value)
+
+
+def _content(path: str) -> str:
+    return "sha256:" + file_digest(Path(path))
 
 
 def use_identity(use: Use[Any]) -> dict[str, Any]:
     """A component in use: `dist:name@version` with its own identity and that of the slot's options."""
     options = identity(use.options) if use.options else {}
-    return {"use": use.component.identity, **identity(use.config), **({"options": options} if options else {})}
+    return {"use": use.component.identity, **identity(use.config), **({OPTIONS: options} if options else {})}
 
 
 def holds_component(value: Any) -> bool:
@@ -125,15 +131,14 @@ def holds_component(value: Any) -> bool:
     return any(True for _ in uses(value))
 
 
-def _is_default(config: BaseModel, name: str, value: Any) -> bool:
-    info = type(config).model_fields[name]
+def _is_default(info: FieldInfo, value: Any) -> bool:
     if info.is_required():
         return False
-    return _plain(value) == _plain(info.get_default(call_default_factory=True, validated_data={}))
-
-
-def _plain(value: Any) -> Any:
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    default = info.get_default(call_default_factory=True, validated_data={})
+    if default is not None and type(default) is not type(value):  # "6MB" for 6000000, {} for a nested config
+        field: Any = Annotated[info.annotation, *info.metadata]
+        default = TypeAdapter(field).validate_python(default)
+    return bool(_identity_of(value) == _identity_of(default))
 
 
 # ── walks over a validated config ────────────────────────────────────────────────────────────────────────────────

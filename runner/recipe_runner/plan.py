@@ -204,7 +204,7 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
         return {path: value}
     found: dict[str, Any] = {}
     for key, entry in pairs:
-        inner = path if key == "options" and isinstance(entry, Mapping) else f"{path}.{key}".lstrip(".")
+        inner = path if key == identity.OPTIONS else f"{path}.{key}".lstrip(".")
         found.update(_flat(entry, inner))
     return found
 
