@@ -39,12 +39,14 @@ def _merge(state: Layered, base: Tree, layer: Mapping[str, Any], origins: Origin
 
 
 def _place(state: Layered, base: Tree, key: str, value: Any, origins: Origins, here: Path) -> None:
+    if key in base and base[key] is None:  # taken out below, so this is a new entry
+        del base[key]
     old = base.get(key)
     if value is None and key not in base:
         state.removed_nothing.append(here)
     if isinstance(old, str) and isinstance(value, Mapping):
         old = {"use": old}
-    if isinstance(value, str) and isinstance(old, Mapping) and "use" in old:
+    if isinstance(value, str) and isinstance(old, Mapping) and _shorthand(value, old, here):
         value = {"use": value}
     where = _where(state, base, key, value, origins, here)
     if isinstance(value, Mapping):
@@ -61,6 +63,11 @@ def _place(state: Layered, base: Tree, key: str, value: Any, origins: Origins, h
     elif isinstance(value, list):
         state.origins.update({p: o for p, o in origins.items() if p[: len(here)] == here})
     _move(base, key, where)
+
+
+def _shorthand(value: str, old: Mapping[str, Any], here: Path) -> bool:
+    """Whether a word over a block names a component; `${…}` may stand for a whole block, and `vars` have none."""
+    return not value.startswith("${") and ("use" in old or (bool(old) and here[0] == "stages"))
 
 
 def _replaces(state: Layered, old: Mapping[str, Any], new: Mapping[str, Any], origins: Origins, here: Path) -> bool:

@@ -7,7 +7,7 @@ nearest ancestor that has a position, so an error about an absent key points to 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import yaml
@@ -20,8 +20,19 @@ Origins: TypeAlias = dict[Path, Origin]
 COMMAND_LINE = "command line"
 
 
+class _Plain(yaml.SafeLoader):
+    """Refuses tags: a recipe is data."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()
+        if tag := getattr(event, "tag", None):
+            shown = tag.replace("tag:yaml.org,2002:", "!!")
+            raise yaml.MarkedYAMLError(problem=f"a YAML tag, {shown}: write plain YAML", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+
 def positions(text: str, file: str) -> Origins:
-    """The position of every key and list entry of a YAML text; raises `yaml.YAMLError` on bad syntax."""
+    """The position of every key and list entry of a YAML text; raises `yaml.YAMLError` on bad syntax and on tags."""
     lines = text.splitlines()
     found: Origins = {}
 
@@ -29,21 +40,21 @@ def positions(text: str, file: str) -> Origins:
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
                 here = (*path, str(key.value))
-                found[here] = _origin(key.start_mark, file, lines)
+                found[here] = origin_of(key.start_mark, file, lines)
                 visit(value, here)
         elif isinstance(node, yaml.SequenceNode):
             for number, value in enumerate(node.value):
                 here = (*path, str(number))
-                found[here] = _origin(value.start_mark, file, lines)
+                found[here] = origin_of(value.start_mark, file, lines)
                 visit(value, here)
 
-    visit(yaml.compose(text, Loader=yaml.SafeLoader), ())
+    visit(yaml.compose(text, Loader=_Plain), ())
     return found
 
 
-def _origin(mark: yaml.Mark, file: str, lines: list[str]) -> Origin:
-    text = lines[mark.line] if mark.line < len(lines) else ""
-    return Origin(file, mark.line + 1, mark.column + 1, text)
+def origin_of(mark: yaml.Mark, file: str, lines: Sequence[str]) -> Origin:
+    """A mark as an origin, with its line."""
+    return Origin(file, mark.line + 1, mark.column + 1, lines[mark.line] if mark.line < len(lines) else "")
 
 
 def forget(origins: Origins, path: Path) -> None:

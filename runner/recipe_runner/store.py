@@ -245,6 +245,12 @@ def artifact_at(folder: Path, manifest: Mapping[str, Any]) -> Artifact:
     return TYPES.get(manifest["type"], Artifact)(folder, manifest["digest"], manifest)
 
 
+def artifact_type(folder: Path) -> type[Artifact] | None:
+    """What a folder is by its manifest; `None` for one that no stage has made."""
+    manifest = read_json(folder / MANIFEST)
+    return TYPES.get(manifest.get("type", "")) if isinstance(manifest, dict) else None
+
+
 def foreign_digest(ref: Ref, cache: Path) -> str:
     """The digest of an input from outside the recipe: a revision, a manifest's digest, or that of the files.
 
