@@ -1,0 +1,1 @@
+"""An optimizer and a filter for recipe-runner."""
