@@ -1,0 +1,84 @@
+"""Adapters in and out of artifacts.
+
+Guarantees: equal adapters are saved as equal bytes, on any machine and in any store, so the payload names its base by
+digest (or hub name), never by a path; an adapter is put only on the base that it was trained on.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from recipe_plugins.training.loading import load_model
+from recipe_plugins.training.quantised import Quantisation, load_quantised
+from recipe_runner import Adapter, Artifact, RecipeError, Ref, StageContext
+
+CONFIG = "adapter_config.json"
+
+
+def load_base(
+    ctx: StageContext,
+    artifact: Artifact,
+    quantisation: Quantisation | None,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> PreTrainedModel:
+    """The frozen base of an adapter on `device`, in `dtype` or, where there is a quantisation, in 4 bits."""
+    if quantisation is not None:
+        return load_quantised(ctx, artifact, quantisation, dtype=dtype, device=device)
+    return load_model(ctx, artifact, dtype=dtype).requires_grad_(False).to(device)  # type: ignore[arg-type]
+
+
+def save_adapter(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, ref: Ref, base: Artifact
+) -> None:
+    """Write the adapter in PEFT's format, and the tokenizer that it was trained with, to `folder`.
+
+    `base_model_name_or_path` is the hub name of a base from there, else `sha256:` and the base's digest.
+    """
+    model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+    keys = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    name, _, revision = ref.text.partition("@")
+    hub = ref.where == "hub"
+    keys["base_model_name_or_path"] = name if hub else f"sha256:{base.digest}"
+    keys["revision"] = revision or None if hub else None
+    keys["target_modules"] = sorted(keys["target_modules"])   # PEFT keeps a set
+    (folder / CONFIG).write_text(json.dumps(keys, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    tokenizer.save_pretrained(folder)
+
+
+def quantisation_of(adapter: Adapter) -> Quantisation | None:
+    """How the adapter's base was stored while it was trained."""
+    found = adapter.facts.get("quantisation")
+    return Quantisation(**found) if found else None
+
+
+def check_base(adapter: Adapter, base: Artifact) -> None:
+    """Raise `RecipeError` unless `base` is what `adapter` was trained on."""
+    if adapter.facts.get("base") != base.digest:
+        raise RecipeError(
+            f"the adapter was trained on another base: its digest is {str(adapter.facts.get('base'))[:12]}, "
+            f"that of {base.path} is {base.digest[:12]}",
+            next="name the model that the adapter's stage names",
+        )
+
+
+def load_adapted(
+    ctx: StageContext, adapter: Adapter, base: Artifact, *, device: torch.device, dtype: torch.dtype = torch.float32
+) -> PeftModel:
+    """`base` with `adapter` on it, in eval mode: in `dtype`, or as it was trained where its base was in 4 bits.
+
+    Raises `RecipeError` for another base than the adapter's own.
+    """
+    check_base(adapter, base)
+    quantisation = quantisation_of(adapter)
+    if quantisation is not None:
+        dtype = getattr(torch, str(adapter.facts["base_dtype"]))
+    model = load_base(ctx, base, quantisation, dtype=dtype, device=device)
+    return PeftModel.from_pretrained(model, str(adapter.payload), is_trainable=False).eval()

@@ -1,0 +1,77 @@
+"""The stage `lora`: an adapter trained beside a frozen model on conversations, answers only.
+
+That the adapted model computes what its base does before the first step, and that the first step moves the adapter, is
+checked in every run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from recipe_plugins.adapters.saving import load_base, save_adapter
+from recipe_plugins.lora.config import LoraConfig
+from recipe_plugins.lora.trainer import AdapterTrainer
+from recipe_plugins.training import tuning
+from recipe_plugins.training.estimate import shape_of_folder
+from recipe_plugins.training.loading import load_tokenizer
+from recipe_plugins.training.packing import StoredRows
+from recipe_plugins.training.run import device
+from recipe_runner import RecipeError, StageContext
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class LoraStage:
+    """See the module's text."""
+
+    def __init__(self, config: LoraConfig) -> None:
+        self.config = config
+
+    def run(self, ctx: StageContext) -> None:
+        """Prepare rows, attach the adapter, train it, measure the answers, save."""
+        config = self.config
+        base, corpus = ctx.open(config.model), tuning.open_corpus(ctx, config)
+        tokenizer = load_tokenizer(ctx, base)
+        renderer = tuning.renderer_of(config, tokenizer)
+        rows = tuning.prepare_rows(ctx, config, corpus, renderer)
+        method, dtype = config.adapter.build(), DTYPES[config.precision]
+        quantisation = method.quantisation()
+        frozen = load_base(ctx, base, quantisation, dtype=dtype, device=device(config.execution))
+        model: Any = method.attach(frozen, tokenizer, ctx.seed("adapter"))
+        neutral(model, rows)
+        sizes = _sizes(model)
+        digests = {"model": base.digest, "corpus": corpus.digest}
+        result = tuning.tune(ctx, config, model, rows, renderer, sizes=sizes, digests=digests, trainer=AdapterTrainer)
+        shape = shape_of_folder(base.payload)
+        tuning.note_result(ctx, config, result, shape=shape, sizes=sizes, vocab_size=len(tokenizer))
+        tuning.note_answers(ctx, config, corpus, model, renderer)
+        ctx.note(
+            base=base.digest,
+            base_dtype=str(dtype).removeprefix("torch."),
+            quantisation=quantisation.as_json() if quantisation else None,
+        )
+        if ctx.rank == 0:
+            save_adapter(model, tokenizer, ctx.payload, config.model, base)
+
+
+@torch.no_grad()
+def neutral(model: PeftModel, rows: StoredRows) -> None:
+    """Raise `RecipeError` unless the adapted model's logits on the first row are those of its base."""
+    row = {name: torch.from_numpy(values[None].copy()).long().to(model.device) for name, values in rows[0].items()}
+    row.pop("labels")
+    model.eval()
+    adapted = model(**row, use_cache=False).logits
+    with model.disable_adapter():
+        base = model(**row, use_cache=False).logits
+    if not torch.equal(adapted, base):
+        far = float((adapted - base).abs().max())
+        raise RecipeError(f"the adapter changes the model before it is trained: logits differ by up to {far:g}")
+
+
+def _sizes(model: PeftModel) -> tuning.Sizes:
+    """Counted by PEFT, which knows how many weights 4-bit storage holds."""
+    trainable, parameters = model.get_nb_trainable_parameters()
+    return tuning.Sizes(parameters, trainable)

@@ -1,0 +1,84 @@
+"""What an adapter in PEFT's format does to the weights of its base, tensor by tensor and row by row."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file
+
+from recipe_runner import RecipeError
+
+PREFIX = "base_model.model."
+PLAIN = {
+    "peft_type": "LORA", "use_dora": False, "use_qalora": False, "use_bdlora": False, "fan_in_fan_out": False,
+    "bias": "none", "lora_bias": False, "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {},
+    "layer_replication": None, "target_parameters": None,
+}  # fmt: skip
+"""Settings whose other values change weights in ways that are not known here."""
+
+
+class Change(Protocol):
+    """Something done to a matrix."""
+
+    def apply(self, block: torch.Tensor, start: int) -> None:
+        """Change `block`, fp32 (rows, columns), which are the rows from `start` on, in place."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """W + scale · B A, with `a` (r, columns) and `b` (rows, r) in fp32."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+    scale: float
+
+    def apply(self, block: torch.Tensor, start: int) -> None:
+        """See `Change`."""
+        block.addmm_(self.b[start : start + len(block)], self.a, alpha=self.scale)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows `numbers` are replaced by `values` (len(numbers), columns), in fp32."""
+
+    numbers: tuple[int, ...]
+    values: torch.Tensor
+
+    def apply(self, block: torch.Tensor, start: int) -> None:
+        """See `Change`."""
+        for number, value in zip(self.numbers, self.values, strict=True):
+            if start <= number < start + len(block):
+                block[number - start] = value
+
+
+def read_changes(folder: Path) -> dict[str, Change]:
+    """What the adapter in `folder` does, by the name of the tensor of the base.
+
+    Raises `RecipeError` for an adapter of another kind, or a tensor that is not known here.
+    """
+    keys = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    other = {name: keys[name] for name, value in PLAIN.items() if keys.get(name, value) not in (value, None)}
+    if other:
+        shown = ", ".join(f"{name}: {value}" for name, value in other.items())
+        raise RecipeError(f"the adapter has settings that cannot be merged yet: {shown}")
+    found = load_file(folder / "adapter_model.safetensors")
+    tensors = {name.removeprefix(PREFIX): tensor.float() for name, tensor in found.items()}
+    return dict(_change(name, tensors, keys) for name in tensors if not name.endswith(".lora_B.weight"))
+
+
+def _change(name: str, tensors: Mapping[str, torch.Tensor], keys: Mapping[str, Any]) -> tuple[str, Change]:
+    module, _, _ = name.rpartition(".lora_A.weight")
+    if module:
+        scale = keys["lora_alpha"] / (math.sqrt(keys["r"]) if keys["use_rslora"] else keys["r"])
+        return f"{module}.weight", LowRank(tensors[name], tensors[f"{module}.lora_B.weight"], scale)
+    module, _, _ = name.rpartition(".token_adapter.trainable_tokens_delta")
+    if module:
+        return f"{module}.weight", Rows(tuple(keys["trainable_token_indices"][module]), tensors[name])
+    raise RecipeError(f"the adapter has a tensor {name!r} that cannot be merged yet")

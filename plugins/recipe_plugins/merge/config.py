@@ -1,0 +1,50 @@
+"""Settings of the stage `merge`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from recipe_plugins.training.estimate import known_shape
+from recipe_runner import Adapter, Corpus, Estimate, Execution, Input, Known, Model, Ref, Size, StageConfig
+
+
+class MergeConfig(StageConfig):
+    """An adapter and the model that it was trained on become one model.
+
+    Differences are the largest between two models' logits, in fp32, on held-out conversations of `corpus`, or on random
+    tokens where there is none.
+    """
+
+    model: Annotated[Ref, Input((Model,)), Field(description="the model that the adapter was trained on")]
+    adapter: Annotated[Ref, Input((Adapter,))]
+    corpus: Annotated[Ref | None, Input((Corpus,)), Field(description="conversations to compare on")] = None
+    base: Annotated[
+        Literal["auto", "original", "dequantised"],
+        Field(description="for an adapter trained on 4 bits: which weights it is added to; auto takes what is closer"),
+    ] = "auto"
+    min_effect: Annotated[float, Field(gt=0, description="by which the adapter itself must move logits")] = 1e-2
+    tolerance: Annotated[
+        float, Field(gt=0, description="of the difference to base and adapter, where the weights are fp32")
+    ] = 1e-4
+    relative_tolerance: Annotated[
+        float, Field(gt=0, le=1, description="of it, as a share of the adapter's effect, with fewer bits")
+    ] = 0.5
+    block: Annotated[Size, Field(ge=4096, description="bytes of fp32 weights in memory at once"), Execution()] = 2**26
+
+    def produces(self) -> type[Model]:
+        """A model."""
+        return Model
+
+    def estimate(self, known: Known) -> Estimate:
+        """Memory is that of one model in fp32, which the comparison loads; merging itself takes a block."""
+        shape = known_shape(known, "model")
+        if shape is None:
+            return Estimate()
+        return Estimate(
+            parameters=shape.parameters,
+            trainable=0,
+            memory={"weights": 4 * shape.parameters},
+            facts={"shape": shape.facts(), "vocab_size": known.fact("model", "vocab_size")},
+        )

@@ -1,0 +1,76 @@
+"""Whether a merged model computes what base and adapter did, measured against what the adapter itself changes."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from recipe_plugins.training.answers import answer_losses
+from recipe_plugins.training.conversations import Encoded, Renderer
+from recipe_runner import Record
+
+ROWS, TOKENS, CONTEXT = 8, 32, 512
+"""Rows that are compared, at how many of their last tokens, after how many at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """What models are compared on: rows of ids, and conversations whose answers are scored, if there are any."""
+
+    rows: list[list[int]]
+    records: Sequence[Record]
+    renderer: Renderer
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a model computes on the probes: logits (rows × tokens, vocabulary) in fp32, mean nats of answers' tokens."""
+
+    logits: torch.Tensor
+    loss: float | None
+
+    def difference(self, other: Seen) -> float:
+        """The largest difference of two logits."""
+        return float((self.logits - other.logits).abs().max())
+
+
+def probes(renderer: Renderer, records: Sequence[Record], seed: int) -> Probes:
+    """The first conversations, or random ids of the vocabulary where there are none."""
+    encoded = [found for found in renderer.encode(records) if isinstance(found, Encoded)]
+    rows = [found.input_ids[:CONTEXT].tolist() for found in encoded[:ROWS]]
+    if not rows:
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randint(len(renderer.tokenizer), (ROWS, TOKENS), generator=generator).tolist()
+    return Probes(rows, [found.record for found in encoded], renderer)
+
+
+@torch.no_grad()
+def look(model: PreTrainedModel, probes: Probes) -> Seen:
+    """What `model`, in eval mode, computes."""
+    logits = [
+        model(input_ids=torch.tensor([row], device=model.device), use_cache=False).logits[0, -TOKENS:].float().cpu()
+        for row in probes.rows
+    ]
+    loss = None
+    if probes.records:
+        losses = answer_losses(
+            model, probes.renderer, probes.records, sequence_length=CONTEXT, device=model.device, permuted=False
+        )
+        loss = losses.get("own", {}).get("content")
+    return Seen(torch.cat(logits), loss)
+
+
+def with_model(load: Callable[[], Any], use: Callable[[Any], Any]) -> Any:
+    """`use(load())`, and nothing of the model left in memory."""
+    model = load()
+    found = use(model)
+    del model
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return found

@@ -1,0 +1,181 @@
+"""The stage `merge`: an adapter into the weights of its base, and the proof that nothing was lost.
+
+The gate compares three models: the base, base with adapter, and the result. It fails where the adapter moves nothing,
+since then nothing is proved, and where the result is further from base with adapter than the recipe allows. The adapter
+stays where it is.
+
+An adapter that was trained on 4 bits never saw the original weights. It is added to them and to the dequantised ones,
+and the closer result is kept: by the loss of held-out answers where there is a corpus, else by logits.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recipe_plugins.adapters.saving import check_base, load_adapted, quantisation_of
+from recipe_plugins.merge.changes import read_changes
+from recipe_plugins.merge.config import MergeConfig
+from recipe_plugins.merge.gate import Probes, Seen, look, probes, with_model
+from recipe_plugins.merge.streaming import Dequantised, merge
+from recipe_plugins.training.answers import conversations
+from recipe_plugins.training.conversations import Renderer
+from recipe_plugins.training.estimate import shape_of_folder
+from recipe_plugins.training.generation import stops
+from recipe_plugins.training.loading import load_model, load_tokenizer
+from recipe_plugins.training.quantised import layers
+from recipe_plugins.training.run import device, set_threads
+from recipe_runner import Adapter, Artifact, Corpus, Model, RecipeError, Record, StageContext
+
+RECORDS = 64
+"""Held-out conversations whose answers are scored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The base with its adapter: what it computes, by how much the adapter moves it, which tensors were in 4 bits."""
+
+    seen: Seen
+    effect: float
+    quantised: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A merged model in `folder`, added to the `base` weights of that name."""
+
+    base: str
+    folder: Path
+    difference: float
+    loss: float | None
+
+
+class MergeStage:
+    """See the module's text."""
+
+    def __init__(self, config: MergeConfig) -> None:
+        self.config = config
+
+    def run(self, ctx: StageContext) -> None:
+        """Compare base and adapter, merge, compare the result, keep the best."""
+        if ctx.rank:
+            return
+        set_threads(self.config.execution)
+        base, adapter = ctx.open(self.config.model), ctx.open(self.config.adapter)
+        assert isinstance(adapter, Adapter)
+        check_base(adapter, base)
+        tokenizer = load_tokenizer(ctx, adapter)
+        renderer = Renderer(tokenizer)
+        material = probes(renderer, self._records(ctx), ctx.seed("probes") % 2**32)
+        reference = self._reference(ctx, base, adapter, material)
+        candidates = [
+            self._candidate(ctx, name, base, adapter, material, reference) for name in self._bases(adapter)
+        ]
+        best = min(candidates, key=lambda c: c.difference if c.loss is None else c.loss)
+        facts = _facts(reference, candidates, best, bool(quantisation_of(adapter)))
+        self._check(reference, best, exact=not quantisation_of(adapter) and _is_fp32(base.payload))
+        for path in best.folder.iterdir():
+            path.replace(ctx.payload / path.name)
+        _write_rest(base.payload, ctx.payload, renderer)
+        shape = shape_of_folder(base.payload)
+        ctx.note(merge=facts, vocab_size=len(tokenizer), shape=shape.facts() if shape else None)
+
+    def _records(self, ctx: StageContext) -> list[Record]:
+        if self.config.corpus is None:
+            return []
+        corpus = ctx.open(self.config.corpus)
+        assert isinstance(corpus, Corpus)
+        found = conversations(corpus, "heldout", limit=RECORDS)
+        return [record for records in found.values() for record in records]
+
+    def _bases(self, adapter: Adapter) -> list[str]:
+        """The weights that the adapter is added to, to see which is better."""
+        quantised, wanted = quantisation_of(adapter), self.config.base
+        if wanted == "dequantised" and not quantised:
+            raise RecipeError("base: dequantised is for an adapter that was trained on 4 bits, which this one was not")
+        if wanted != "auto":
+            return [wanted]
+        return ["original", "dequantised"] if quantised else ["original"]
+
+    def _reference(self, ctx: StageContext, base: Artifact, adapter: Adapter, material: Probes) -> Reference:
+        def use(model: Any) -> Reference:
+            names = layers(model.get_base_model()) if quantisation_of(adapter) else ()
+            adapted = look(model, material)
+            with model.disable_adapter():
+                plain = look(model, material)
+            tensors = frozenset(f"{name.removesuffix('.base_layer')}.weight" for name in names)
+            return Reference(adapted, adapted.difference(plain), tensors)
+
+        where = device(self.config.execution)
+        found: Reference = with_model(lambda: load_adapted(ctx, adapter, base, device=where), use)
+        if found.effect < self.config.min_effect:
+            raise RecipeError(
+                f"the adapter moves logits by {found.effect:.2g} at most, less than min_effect: "
+                f"{self.config.min_effect:g}",
+                next="train it longer or at a higher rate; a merge of it would prove nothing",
+            )
+        return found
+
+    def _candidate(
+        self, ctx: StageContext, name: str, base: Artifact, adapter: Adapter, material: Probes, reference: Reference
+    ) -> Candidate:
+        folder, quantisation = ctx.work / name, quantisation_of(adapter)
+        restored = None
+        if name == "dequantised" and quantisation:
+            restored = Dequantised(reference.quantised, quantisation, getattr(torch, str(adapter.facts["base_dtype"])))
+        shutil.rmtree(folder, ignore_errors=True)
+        merge(base.payload, folder, read_changes(adapter.payload), restored=restored, block=self.config.block)
+        shutil.copyfile(base.payload / "config.json", folder / "config.json")
+        where = device(self.config.execution)
+        merged = Model(folder, "", {})
+        seen: Seen = with_model(
+            lambda: load_model(ctx, merged).to(where).eval(),  # type: ignore[arg-type]
+            lambda model: look(model, material),
+        )
+        return Candidate(name, folder, seen.difference(reference.seen), seen.loss)
+
+    def _check(self, reference: Reference, best: Candidate, *, exact: bool) -> None:
+        relative = self.config.relative_tolerance * reference.effect
+        name, limit = ("tolerance", self.config.tolerance) if exact else ("relative_tolerance", relative)
+        if not best.difference <= limit:
+            raise RecipeError(
+                f"the merged model's logits differ from those of base and adapter by {best.difference:.2g}, more than "
+                f"{limit:.2g} ({name}); the adapter itself moves them by {reference.effect:.2g}",
+                next=f"the adapter is kept; raise {name} only if you know why they differ",
+            )
+
+
+def _is_fp32(payload: Path) -> bool:
+    keys = json.loads((payload / "config.json").read_text(encoding="utf-8"))
+    return (keys.get("dtype") or keys.get("torch_dtype")) == "float32"
+
+
+def _facts(reference: Reference, candidates: list[Candidate], best: Candidate, quantised: bool) -> dict[str, Any]:
+    """What was measured, and what decided."""
+    decided = "the only one" if len(candidates) == 1 else "logits" if best.loss is None else "loss of held-out answers"
+    measured = [{k: v for k, v in asdict(candidate).items() if k != "folder"} for candidate in candidates]
+    return {
+        "base": best.base,
+        "decided_by": decided,
+        "trained_on_4_bits": quantised,
+        "adapter_effect": reference.effect,
+        "adapter_loss": reference.seen.loss,
+        "difference": best.difference,
+        "candidates": measured,
+    }
+
+
+def _write_rest(base: Path, payload: Path, renderer: Renderer) -> None:
+    """Everything but the weights: the base's configs, the adapter's tokenizer and template, where answers end."""
+    path = base / "generation_config.json"
+    keys = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    given = keys.get("eos_token_id")
+    known = set(given if isinstance(given, list) else [] if given is None else [given])
+    keys["eos_token_id"] = sorted(known | stops(renderer))
+    (payload / "generation_config.json").write_text(json.dumps(keys, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    renderer.tokenizer.save_pretrained(payload)

@@ -1,0 +1,120 @@
+"""Merging without a model in memory: safetensors in, safetensors out, a block of rows at a time.
+
+Arithmetic is fp32, and each weight is cast once, to the dtype that the base has it in. Names, shards and ties are the
+base's: a head that is not stored there is not stored here. Memory is one block, or one matrix where 4-bit weights are
+restored, whose scales depend on all of it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from recipe_plugins.merge.changes import Change
+from recipe_plugins.training.quantised import Quantisation, round_trip
+from recipe_runner import RecipeError
+
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Dequantised:
+    """The base as it was while the adapter trained: `tensors` were stored by `quantisation`, from `dtype`."""
+
+    tensors: frozenset[str]
+    quantisation: Quantisation
+    dtype: torch.dtype
+
+    def restore(self, weight: torch.Tensor) -> torch.Tensor:
+        """What the layer multiplied with, in fp32."""
+        return round_trip(weight.to(self.dtype), double=self.quantisation.double).float()
+
+
+def shards(folder: Path) -> list[Path]:
+    """The weight files of a saved model. Raises `RecipeError` where they are not safetensors."""
+    index = folder / INDEX
+    if index.is_file():
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    else:
+        names = {"model.safetensors"}
+    missing = sorted(name for name in names if not (folder / name).is_file())
+    if missing:
+        raise RecipeError(f"{folder} has no {missing[0]}: only weights in safetensors can be merged")
+    return [folder / name for name in sorted(names)]
+
+
+def merge(base: Path, target: Path, changes: Mapping[str, Change], *, restored: Dequantised | None, block: int) -> None:
+    """Write the base's weights with `changes` to `target`, with its index. `block` is in bytes of fp32.
+
+    Raises `RecipeError` where a change is to a tensor that the base does not have.
+    """
+    files = shards(base)
+    there = {name for path in files for name in _names(path)}
+    unknown = sorted(changes.keys() - there)
+    if unknown:
+        raise RecipeError(
+            f"the adapter changes {len(unknown)} weights that its base does not store, first {unknown[0]}",
+            next="check that the base's config is the one that the adapter was trained with",
+        )
+    target.mkdir(parents=True, exist_ok=True)
+    for path in files:
+        _merge_file(path, target / path.name, changes, restored, block)
+    if (base / INDEX).is_file():
+        shutil.copyfile(base / INDEX, target / INDEX)
+
+
+def _names(path: Path) -> list[str]:
+    with safe_open(path, framework="pt") as file:
+        return sorted(file.keys())
+
+
+def _merge_file(
+    source: Path, target: Path, changes: Mapping[str, Change], restored: Dequantised | None, block: int
+) -> None:
+    head, names = _head(source)
+    with safe_open(source, framework="pt") as file, open(target, "wb") as out:
+        out.write(head)
+        for name in names:
+            were_4_bits = restored if restored and name in restored.tensors else None
+            for rows in _merged(file.get_slice(name), changes.get(name), were_4_bits, block):
+                out.write(rows.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _head(path: Path) -> tuple[bytes, list[str]]:
+    """What comes before the data of a safetensors file, and the names of its tensors in the order of their data.
+
+    Types, shapes and places stay what they are, so the copy begins with the same bytes.
+    """
+    with open(path, "rb") as file:
+        size = file.read(8)
+        text = file.read(struct.unpack("<Q", size)[0])
+    tensors = {name: entry["data_offsets"] for name, entry in json.loads(text).items() if name != "__metadata__"}
+    return size + text, sorted(tensors, key=lambda name: tensors[name])
+
+
+def _merged(part: Any, change: Change | None, restored: Dequantised | None, block: int) -> Iterator[torch.Tensor]:
+    """The tensor in blocks of rows, each in its own dtype."""
+    shape = part.get_shape()
+    if not shape:
+        yield part[...]
+        return
+    step = max(1, block // (4 * max(1, math.prod(shape[1:]))))
+    whole = restored.restore(part[:]) if restored else None
+    for start in range(0, shape[0], step):
+        stored = part[start : start + step]
+        if change is None and whole is None:
+            yield stored
+            continue
+        rows = stored.float() if whole is None else whole[start : start + step]
+        if change is not None:
+            change.apply(rows, start)
+        yield rows.to(stored.dtype)

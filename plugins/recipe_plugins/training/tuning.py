@@ -1,0 +1,189 @@
+"""What fine-tuning stages share: rows from conversations, and what the model's answers are worth at the end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from recipe_plugins.training import checkpoints
+from recipe_plugins.training.answers import answer_losses, conversations
+from recipe_plugins.training.conversations import Renderer, use_chatml
+from recipe_plugins.training.estimate import Shape, training_facts
+from recipe_plugins.training.packing import StoredRows, write_rows
+from recipe_plugins.training.preparation import prepare, sample
+from recipe_plugins.training.run import TrainResult, device, train
+from recipe_plugins.training.supervised import SupervisedTrainer
+from recipe_plugins.training.trainer import RecipeTrainerMixin
+from recipe_plugins.training.tuning_config import TuningConfig
+from recipe_runner import Corpus, Interrupted, RecipeError, Record, StageContext
+
+SAMPLES = 4
+"""Decoded rows that are kept to look at."""
+
+
+def open_corpus(ctx: StageContext, config: TuningConfig) -> Corpus:
+    """The corpus of `config`."""
+    corpus = ctx.open(config.corpus)
+    assert isinstance(corpus, Corpus)
+    return corpus
+
+
+def renderer_of(config: TuningConfig, tokenizer: PreTrainedTokenizerBase) -> Renderer:
+    """A renderer of the template that `config` chooses, which `tokenizer` has from now on."""
+    if config.template == "chatml":
+        use_chatml(tokenizer)
+    return Renderer(tokenizer)
+
+
+def prepare_rows(ctx: StageContext, config: TuningConfig, corpus: Corpus, renderer: Renderer) -> StoredRows:
+    """The rows of the training split, prepared now or by an earlier attempt.
+
+    Writes `preparation.json` and `samples.json` beside the payload, and notes the former as `preparation`.
+    Raises `RecipeError` where the corpus holds plain text, or too many conversations are lost.
+    """
+
+    def write(folder: Path) -> dict[str, Any]:
+        encoded, report = prepare(
+            _records(corpus),
+            renderer,
+            sequence_length=config.sequence_length,
+            train_on=config.train_on,
+            max_dropped=config.max_dropped,
+        )
+        write_rows(encoded, folder, sequence_length=config.sequence_length, packing=config.packing)
+        _write(ctx.folder / "samples.json", [sample(row, renderer.tokenizer) for row in encoded[:SAMPLES]])
+        return report.as_json()
+
+    folder, report = once(ctx, "rows", write)
+    rows = StoredRows(folder)
+    report |= {"packed_rows": len(rows), "filled": round(report["tokens"] / (len(rows) * config.sequence_length), 6)}
+    ctx.note(preparation=report)
+    if ctx.rank == 0:
+        _write(ctx.folder / "preparation.json", report)
+    return rows
+
+
+def _records(corpus: Corpus) -> Iterator[Record]:
+    for record in chain.from_iterable(corpus.read(domain, "train") for domain in corpus.domains("train")):
+        if record.messages is None:
+            raise RecipeError(
+                f"record {record.id} of the corpus is plain text; fine-tuning takes conversations",
+                next="read its source with `format: messages` or `format: alpaca`, or train on text with `anneal`",
+            )
+        yield record
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def once(ctx: StageContext, name: str, write: Callable[[Path], Mapping[str, Any]]) -> tuple[Path, dict[str, Any]]:
+    """`ctx.work/name`, made by `write` on rank 0 unless an earlier attempt made it; and the facts that `write` gave.
+
+    The other ranks wait for it. Raises `Interrupted` if they are asked to stop meanwhile.
+    """
+    folder = ctx.work / name
+    if ctx.rank == 0 and not checkpoints.is_complete(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / "facts.json").write_text(json.dumps(write(folder)), encoding="utf-8")
+        checkpoints.complete(folder)
+    while not checkpoints.is_complete(folder):
+        if ctx.stopping():
+            raise Interrupted
+        time.sleep(0.1)
+    return folder, json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Parameters of a model, tied ones once: all, and those that train."""
+
+    parameters: int
+    trainable: int
+
+
+def sizes_of(model: nn.Module) -> Sizes:
+    """The sizes of a model whose weights are not quantised."""
+    counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return Sizes(sum(count for count, _ in counts), sum(count for count, trains in counts if trains))
+
+
+def tune(
+    ctx: StageContext,
+    config: TuningConfig,
+    model: PreTrainedModel,
+    rows: StoredRows,
+    renderer: Renderer,
+    *,
+    sizes: Sizes,
+    digests: Mapping[str, str],
+    trainer: type[RecipeTrainerMixin] = SupervisedTrainer,
+) -> TrainResult:
+    """Train `model`, in place, for the budget of `config`; see `run.train`."""
+    steps = config.steps(rows=len(rows), parameters=sizes.parameters)
+    assert steps is not None
+    return train(
+        ctx,
+        config,
+        model,
+        rows,
+        renderer.tokenizer,
+        steps=steps,
+        optimizer=config.optimizer,
+        digests=digests,
+        trainer=trainer,
+    )
+
+
+def stop_at_end_of_turn(model: PreTrainedModel, renderer: Renderer) -> None:
+    """Let generation end where a turn does, or a document."""
+    ends = [renderer.end_of_turn, renderer.tokenizer.eos_token_id]
+    model.generation_config.eos_token_id = sorted({int(end) for end in ends if end is not None})
+
+
+def note_result(
+    ctx: StageContext, config: TuningConfig, result: TrainResult, *, shape: Shape | None, sizes: Sizes, vocab_size: int
+) -> None:
+    """Note what training did, and what the estimates of later stages read."""
+    cost: Any = config.optimizer.config
+    facts = training_facts(
+        tokens=result.tokens,
+        parameters=sizes.parameters,
+        shape=shape,
+        vocab_size=vocab_size,
+        state_bytes=cost.state_bytes(sizes.trainable),
+        tokens_per_second=result.tokens_per_second,
+    )
+    ctx.note(
+        steps=result.steps,
+        supervised_tokens=result.supervised_tokens,
+        loss=result.loss,
+        trainable=sizes.trainable,
+        trainable_share=round(sizes.trainable / sizes.parameters, 8),
+        **facts,
+    )
+
+
+def note_answers(
+    ctx: StageContext, config: TuningConfig, corpus: Corpus, model: PreTrainedModel, renderer: Renderer
+) -> None:
+    """Note the answer losses on each domain's held-out conversations, as `answers`."""
+    found = {
+        domain: answer_losses(
+            model, renderer, records, sequence_length=config.sequence_length, device=device(config.execution)
+        )
+        for domain, records in conversations(corpus, "heldout", limit=config.heldout_answers).items()
+    }
+    if not found and config.heldout_answers:
+        ctx.warn("the corpus has no held-out conversation, so answer losses are not measured")
+    ctx.note(answers=found)
