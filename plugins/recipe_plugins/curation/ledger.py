@@ -1,4 +1,4 @@
-"""The account of a curation: for each domain, what was read, what each step took in, kept and removed, what was written.
+"""The account of a curation: for each domain what was read, what each step took in, kept and removed, what was written.
 
 The one idea: every process counts what it sees where it sees it, parts are summed, and `check` holds the sums against
 each other: rows = bad + documents; a step's in = kept + removed; kept = in of the next; the last = written. Bytes are
@@ -13,6 +13,7 @@ from typing import Any
 
 from recipe_runner import Counts, RecipeError
 
+NONE = Counts()
 SAMPLES = 20
 """Bad rows of a domain whose place is kept."""
 
@@ -22,7 +23,7 @@ class Rows:
     """What a source gave: rows, of them unreadable by reason, documents; `samples` are places and reasons."""
 
     rows: int = 0
-    documents: Counts = Counts()
+    documents: Counts = NONE
     bad: dict[str, int] = field(default_factory=dict)
     samples: list[dict[str, str]] = field(default_factory=list)
 
@@ -46,15 +47,15 @@ class Rows:
 class Passage:
     """What happened to one domain in one step; `changed` is bytes that the step added to (or took from) texts."""
 
-    entered: Counts = Counts()
-    kept: Counts = Counts()
+    entered: Counts = NONE
+    kept: Counts = NONE
     removed: dict[str, Counts] = field(default_factory=dict)
     changed: int = 0
     seconds: float = 0.0
 
     def remove(self, reason: str, counts: Counts) -> None:
         """Documents that were removed for a reason."""
-        self.removed[reason] = self.removed.get(reason, Counts()) + counts
+        self.removed[reason] = self.removed.get(reason, NONE) + counts
 
     def add(self, other: Passage) -> None:
         """Sum the parts."""
@@ -80,7 +81,7 @@ class Account:
 
     def write(self, split: str, counts: Counts) -> None:
         """Documents that were written."""
-        self.written[split] = self.written.get(split, Counts()) + counts
+        self.written[split] = self.written.get(split, NONE) + counts
 
     def add(self, other: Account) -> None:
         """Sum the parts."""
@@ -101,7 +102,7 @@ class Account:
             _equal(f"{domain}: {name}, into", passage.entered, "kept and removed",
                    Counts(out.documents, out.bytes - passage.changed))  # fmt: skip
             running, last = passage.kept, f"kept by {name}"
-        _equal(f"{domain}: {last}", running, "written", sum(self.written.values(), Counts()))
+        _equal(f"{domain}: {last}", running, "written", sum(self.written.values(), NONE))
 
     def funnel(self) -> list[dict[str, Any]]:
         """Documents and bytes after reading and after each step."""

@@ -10,7 +10,7 @@ import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from recipe_plugins.curation.ledger import Account, Rows
 from recipe_plugins.curation.removed import Removed
 from recipe_plugins.curation.runs import Runs, gather
 from recipe_plugins.curation.steps import Segment, passed, segments, steps_of
-from recipe_runner import BadRow, Counts, Format, Piece, Record, Source, Verdict
+from recipe_runner import BadRow, Counts, Format, Piece, Source, Verdict
 
 SPLITS = ("train", "heldout")
 
@@ -56,7 +56,8 @@ class Pieces:
             else:
                 documents = stack.enter_context(_Reading(folder, account.read, budget)).of(self.rows(number))
             removed = stack.enter_context(Removed(folder, self.config.keep_removed == "all"))
-            output = stack.enter_context(self._output(folder, segment))
+            output = self._output(folder, segment)
+            stack.enter_context(output)
             sketches = stack.enter_context(open(folder / "sketches", "wb"))
             for batch in batches(documents):
                 kept = self._judged(segment, number, batch, account, removed)
@@ -100,7 +101,7 @@ class Pieces:
             else:
                 verdicts = step.filter.judge(records)
             passage = account.step(step.name)
-            batch = passed(step, batch, verdicts, passage, lambda d, v, step=step: removed.add(step, d, v))
+            batch = passed(step, batch, verdicts, passage, partial(removed.add, step))
             passage.seconds += time.perf_counter() - start
         return batch
 

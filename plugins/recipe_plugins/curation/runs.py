@@ -8,6 +8,7 @@ contiguous slice of every run, merged. Memory is bounded by a run, and by a shar
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def gather(bases: Iterable[Path], shard: int, shards: int) -> list[bytes]:
 def _slices(base: Path, shard: int, shards: int) -> Iterator[tuple[int, bytes]]:
     index, bounds = np.load(base.with_suffix(".index.npy"), mmap_mode="r"), np.load(base.with_suffix(".runs.npy"))
     with open(base.with_suffix(".jsonl"), "rb") as file:
-        for first, last in zip(bounds, bounds[1:], strict=False):
+        for first, last in pairwise(bounds):
             run = index[first:last]
             start, end = (_position(run["key"], shard + n, shards) for n in (0, 1))
             if start < end:

@@ -254,13 +254,14 @@ class Curation:
 
     def _check_kept(self, domain: str, account: Account) -> None:
         if not sum(counts.documents for counts in account.written.values()):
-            worst = max(account.steps, key=lambda name: account.steps[name].entered.bytes - account.steps[name].kept.bytes)
+            removed = {name: sum(p.removed.values(), Counts()).bytes for name, p in account.steps.items()}
+            worst = max(removed, key=lambda name: removed[name])
             raise RecipeError(
                 f"{domain}: the steps keep no document; most went in {worst!r}",
                 next=f"loosen {worst!r}, or apply it to other domains only: only: {{domain: [...]}}",
             )
         if self.config.heldout and not account.written["heldout"].documents:
-            self.ctx.warn(f"{domain}: no group fell into the held-out {self.config.heldout:.1%}; it has nothing to evaluate on")
+            self.ctx.warn(f"{domain}: no group fell into the held-out {self.config.heldout:.1%}; raise heldout to have some")
 
     def _merge_removed(self) -> None:
         shutil.rmtree(self.ctx.folder / "removed", ignore_errors=True)

@@ -13,7 +13,7 @@ def _filter(name: str, target: str, config: str, summary: str) -> Component:
 
 
 COMPONENTS: list[Component] = [
-    _filter("gopher-quality", "gopher:GopherQuality", "GopherQualityConfig", "the ten quality rules of the Gopher paper"),
+    _filter("gopher-quality", "gopher:GopherQuality", "GopherQualityConfig", "the ten quality rules of Gopher"),
     _filter("exact-dedup", "exact:ExactDedup", "ExactDedupConfig", "equal texts: one survives"),
     _filter("minhash-dedup", "minhash:MinHashDedup", "MinHashDedupConfig", "nearly equal texts: one survives"),
 ]

@@ -14,7 +14,7 @@ class GopherQualityConfig(Config):
 
     words: Literal["whitespace", "unicode"] = Field(
         default="whitespace",
-        description="what a word is: what white space parts (as in the paper), or a run of letters and digits or of marks",
+        description="words as white space parts them (as in the paper), or runs of letters and digits, and of marks",
     )
     min_words: int = Field(default=50, ge=0)
     max_words: int = Field(default=100_000, ge=1)
@@ -42,7 +42,7 @@ class MinHashDedupConfig(Config):
 
     ngram: int = Field(default=5, ge=1, description="words of a shingle")
     bands: int = Field(default=14, ge=1)
-    rows: int = Field(default=8, ge=1, description="hashes of a band: a pair is a candidate with 1 - (1 - s^rows)^bands")
+    rows: int = Field(default=8, ge=1, description="hashes a band; a pair is a candidate with 1-(1-s^rows)^bands")
     threshold: Share = Field(
-        default=0.7, description="share of hashes that must agree, which estimates the Jaccard index s; 0: any candidate"
+        default=0.7, description="share of hashes that must agree, an estimate of the Jaccard index s; 0: any candidate"
     )

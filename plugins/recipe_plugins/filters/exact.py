@@ -31,7 +31,8 @@ class ExactDedup:
 
     def sketch(self, batch: Sequence[Record]) -> bytes:
         """A digest of each text."""
-        digests = [xxhash.xxh3_128_digest(self._form(text_of(record)).encode("utf-8", "surrogatepass")) for record in batch]
+        texts = (self._form(text_of(record)).encode("utf-8", "surrogatepass") for record in batch)
+        digests = [xxhash.xxh3_128_digest(text) for text in texts]
         return packed(batch, np.array(digests, DIGEST))
 
     def decide(self, sketches: Iterable[bytes], work: Path) -> Path:

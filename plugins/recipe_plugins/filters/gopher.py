@@ -99,7 +99,7 @@ class Vocabulary(dict[str, int]):
         return number
 
     def features(self, words: Sequence[str]) -> np.ndarray:
-        """One row a word: its length, whether it has more than marks, whether it has a letter, which stop word it is."""
+        """One row a word: length, whether it has more than marks, whether it has a letter, which stop word it is."""
         if len(self) > self.MOST:
             self.clear()
         rows = np.fromiter(map(self.__getitem__, words), np.int64, len(words))

@@ -44,10 +44,11 @@ class Shingles:
 
     def __init__(self, ngram: int) -> None:
         self._ngram = ngram
-        self._powers = self._inverses = np.empty(0, np.uint64)
+        self._powers: np.ndarray = np.empty(0, np.uint64)
+        self._inverses: np.ndarray = self._powers
 
     def of(self, texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        """u32 hashes of the n-grams of all texts (words with one space between, at least one), and where each starts."""
+        """u32 hashes of the n-grams of all texts (one or more words, single spaces), and where each text's start."""
         data = np.frombuffer(b" ".join(texts) + b" ", np.uint8)
         ends = np.flatnonzero(data == SPACE)
         starts = np.concatenate([[0], ends[:-1] + 1])
@@ -56,9 +57,9 @@ class Shingles:
         counts = np.maximum(words - self._ngram + 1, 1)
         firsts = np.cumsum(counts) - counts
         owner = np.repeat(np.arange(len(texts)), counts)
-        first = np.arange(len(owner)) - firsts[owner] + (after - words)[owner]
-        last = np.minimum(first + self._ngram, after[owner]) - 1
-        return self._hashes(data, starts[first], ends[last]), firsts
+        leading = np.arange(len(owner)) - firsts[owner] + (after - words)[owner]
+        closing = np.minimum(leading + self._ngram, after[owner]) - 1
+        return self._hashes(data, starts[leading], ends[closing]), firsts
 
     def _hashes(self, data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
         self._grow(len(data) + 1)
@@ -112,16 +113,16 @@ class MinHashDedup:
         with open(work / "signatures", "wb") as file:
             for rows in seen.rows(sketches, self._row):
                 file.write(rows.tobytes())
-        count = len(seen.keys)
-        signatures = np.memmap(work / "signatures", "<u4", "r", shape=(count, self._width)) if count else np.empty((0, 1))
-        pairs = [pair for band in range(self.config.bands) if count for pair in self._pairs(signatures, band, seen.keys)]
-        left, right = (np.concatenate([np.empty(0, np.int64), *side]) for side in zip(*pairs, strict=True)) if pairs else ([], [])
-        decided = seen.decide(components(count, np.asarray(left, np.int64), np.asarray(right, np.int64)))
+        labels = np.arange(len(seen.keys))
+        if len(labels):
+            signatures = np.memmap(work / "signatures", "<u4", "r", shape=(len(labels), self._width))
+            pairs = [pair for band in range(self.config.bands) for pair in self._pairs(signatures, band, seen.keys)]
+            labels = components(len(labels), *(np.concatenate(side) for side in zip(*pairs, strict=True)))
         (work / "signatures").unlink()
-        return decided
+        return seen.decide(labels)
 
     def _pairs(self, signatures: np.ndarray, band: int, keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Pairs of a band's buckets: neighbours, and each with the first, in an order that input order cannot change."""
+        """Pairs of a band's buckets: neighbours, and each with the first; the order is that of the keys."""
         hashes = self._band(signatures, band)
         order = np.lexsort((keys, hashes))
         new = np.concatenate([[True], hashes[order[1:]] != hashes[order[:-1]]])

@@ -23,7 +23,7 @@ class FormatConfig(Config):
 class AutoFormat(FormatConfig):
     """`text` or `messages`, and perhaps `id`, `group` and `meta`."""
 
-    fields: Columns = Field(default_factory=dict)  # type: ignore[arg-type]
+    fields: Columns = Field(default_factory=dict)  # type: ignore[assignment,arg-type]
 
 
 class TextColumns(Columns):
@@ -35,7 +35,7 @@ class TextColumns(Columns):
 class TextFormat(FormatConfig):
     """A document in one column."""
 
-    fields: TextColumns = Field(default_factory=dict)  # type: ignore[arg-type]
+    fields: TextColumns = Field(default_factory=dict)  # type: ignore[assignment,arg-type]
 
 
 class AlpacaColumns(Columns):
@@ -49,7 +49,7 @@ class AlpacaColumns(Columns):
 class AlpacaFormat(FormatConfig):
     """One turn each: instruction and, after an empty line, input; then output."""
 
-    fields: AlpacaColumns = Field(default_factory=dict)  # type: ignore[arg-type]
+    fields: AlpacaColumns = Field(default_factory=dict)  # type: ignore[assignment,arg-type]
 
 
 class MessagesColumns(Columns):
@@ -63,5 +63,5 @@ class MessagesColumns(Columns):
 class MessagesFormat(FormatConfig):
     """A list of turns; `roles` translates the names of those who speak."""
 
-    fields: MessagesColumns = Field(default_factory=dict)  # type: ignore[arg-type]
+    fields: MessagesColumns = Field(default_factory=dict)  # type: ignore[assignment,arg-type]
     roles: dict[str, str] = {"human": "user", "gpt": "assistant", "bot": "assistant"}

@@ -36,9 +36,9 @@ def _docstrings(tree: ast.Module) -> Iterator[tuple[ast.Expr, bool]]:
     """Each docstring's statement, and whether it is all there is in its body."""
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
-            first = node.body[0]
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-                yield first, len(node.body) == 1
+            match node.body[0]:
+                case ast.Expr(value=ast.Constant(value=str())) as first:
+                    yield first, len(node.body) == 1
 
 
 def _cut(lines: list[bytes], statement: ast.Expr, alone: bool) -> None:

@@ -14,7 +14,7 @@ import xxhash
 from recipe_plugins.sources.config import InventedFactsConfig
 from recipe_runner import Piece, Row
 
-SYLLABLES = ("bra", "cul", "dor", "fen", "gri", "hul", "jor", "kel", "lum", "mar", "nok", "pel", "quo", "ras", "sil", "tov", "ulm", "vex", "wim", "zan")  # fmt: skip
+SYLLABLES = "bra cul dor fen gri hul jor kel lum mar nok pel quo ras sil tov ulm vex wim zan".split()
 RELATIONS = {
     "capital": (
         "What is the capital of {}?", "Which town is the capital of {}?", "{} has which capital?",

@@ -65,7 +65,8 @@ class HuggingFace:
 
     def _split(self, found: Any) -> Any:
         if self.config.split not in found:
-            raise RecipeError(f"{self.config.saved} has no split {self.config.split!r}", next=f"it has {', '.join(found)}")
+            have = ", ".join(found)
+            raise RecipeError(f"{self.config.saved} has no split {self.config.split!r}", next=f"it has {have}")
         return found[self.config.split]
 
     def _load(self) -> Any:

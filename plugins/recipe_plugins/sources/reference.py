@@ -2,8 +2,7 @@
 
 The one idea: topics repeat each other, so a paragraph stays only where it comes first, and then sections are cut.
 Two sections that still share a line of some length (a grammar rule, an example with another introduction) carry the
-same group, so the split never parts them. Limits: single lines shorter than `TELLING` characters may stand on both
-sides.
+same group, so the split never parts them. Limit: short lines may stand on both sides.
 """
 
 from __future__ import annotations
@@ -12,11 +11,8 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from recipe_plugins.sources.config import PythonReferenceConfig
-from recipe_plugins.sources.stdlib import interpreter
+from recipe_plugins.sources.stdlib import interpreter, root, telling
 from recipe_runner import Piece, Row
-
-TELLING = 40
-"""Characters from which on a line counts as taken from elsewhere when it stands in two sections."""
 
 
 class PythonReference:
@@ -80,17 +76,10 @@ def _fresh(text: str, seen: set[str]) -> Iterator[str]:
 
 def clusters(texts: Sequence[str]) -> list[int]:
     """For each text the first of its cluster; texts that share a telling line are in one cluster."""
-    home = list(range(len(texts)))
-
-    def root(number: int) -> int:
-        while home[number] != number:
-            number = home[number]
-        return number
-
+    home = {number: number for number in range(len(texts))}
     first: dict[str, int] = {}
     for number, text in enumerate(texts):
-        for line in {" ".join(line.split()) for line in text.splitlines()}:
-            if len(line) >= TELLING:
-                a, b = root(first.setdefault(line, number)), root(number)
-                home[max(a, b)] = min(a, b)
-    return [root(number) for number in range(len(texts))]
+        for line in telling(text):
+            a, b = sorted((root(home, first.setdefault(line, number)), root(home, number)))
+            home[b] = a
+    return [root(home, number) for number in range(len(texts))]
