@@ -37,9 +37,9 @@ Listener = Callable[[Event], None]
 
 
 def encode(event: Event) -> str:
-    """An event as one JSON line; NaN and infinities become strings, so the line stays JSON."""
+    """An event as one line of ASCII JSON; NaN and infinities become strings, so the line stays JSON."""
     data = {"kind": event.kind, "stage": event.stage, "time": event.time or round(time.time(), 3), "data": event.data}
-    return json.dumps(_finite(data), ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(_finite(data), allow_nan=False) + "\n"
 
 
 def decode(line: str) -> Event:
@@ -67,7 +67,7 @@ class Listeners:
         for listener in list(self._listeners):
             try:
                 listener(event)
-            except Exception as error:  # whatever it is, the run goes on
+            except (Exception, SystemExit) as error:  # whatever it is, the run goes on
                 self._listeners.remove(listener)
                 name = getattr(listener, "__qualname__", type(listener).__name__)
                 print(f"listener {name} failed and is off for this run: {error!r}", file=sys.stderr)

@@ -19,7 +19,7 @@ from recipe_runner.components import Ref, Use, written
 from recipe_runner.contract import Estimate, Known, KnownInput
 from recipe_runner.errors import RecipeError
 from recipe_runner.recipe import Recipe
-from recipe_runner.store import MANIFEST, Store, foreign_digest, read_json
+from recipe_runner.store import MANIFEST, SCHEMA, Store, foreign_digest, read_json
 
 REASONS: Mapping[str, str] = {
     "no-artifact": "this stage of this recipe has not been built in this store",
@@ -141,7 +141,7 @@ def last_step(partial: Path) -> str:
     for line in reversed(lines):
         try:
             return f"step {json.loads(line)['step']}"
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             continue
     return ""
 
@@ -150,8 +150,8 @@ def last_manifest(store: Store, recipe: str, stage: str) -> Mapping[str, Any] | 
     """The manifest of the newest artifact that a run of this recipe used for this stage."""
     for folder in reversed(store.runs(recipe)):
         entry = (read_json(folder / "run.json") or {}).get("stages", {}).get(stage, {})
-        manifest = read_json(Path(entry["path"]) / MANIFEST) if "path" in entry else None
-        if isinstance(manifest, dict):
+        manifest = read_json(Path(entry["path"]) / MANIFEST) if entry.get("path") else None
+        if isinstance(manifest, dict) and manifest.get("schema") == SCHEMA:
             return manifest
     return None
 
@@ -163,13 +163,15 @@ def _differences(
     if before["seed"] != now["seed"]:
         yield Reason("config-changed", f"seed {before['seed']} → {now['seed']}")
     old, new = _flat(before["stage"]), _flat(now["stage"])
-    for path in dict.fromkeys([*new, *old]):
-        if old.get(path) != new.get(path):
-            values = [_shown(flat, path, full) for flat, full in ((old, last["config"]), (new, config))]
-            yield _difference(stage, path, *values)
+    changed = [path for path in dict.fromkeys([*new, *old]) if old.get(path) != new.get(path)]
+    if not changed and before["stage"] != now["stage"]:
+        yield Reason("config-changed", f"stages.{stage}: the order of entries")
+    for path in changed:
+        values = [_shown(flat, path, full) for flat, full in ((old, last["config"]), (new, config))]
+        yield _difference(stage, path, *values)
     for part in ("inputs", "sources"):
         for path in dict.fromkeys([*now[part], *before[part]]):
-            if path in now[part] and before[part].get(path) != now[part][path]:
+            if before[part].get(path) != now[part].get(path):
                 yield Reason("input-changed", path)
 
 
@@ -214,6 +216,7 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 
 def make_plan(recipe: Recipe, store: Store, force: Sequence[str] = ()) -> list[StagePlan]:
     """The outlook of every stage, in the order in which they would run."""
+    recipe.require(force)
     outlook = Outlook(recipe, store)
     made: dict[str, Artifact] = {}
     plans: dict[str, StagePlan] = {}
@@ -230,7 +233,8 @@ def make_plan(recipe: Recipe, store: Store, force: Sequence[str] = ()) -> list[S
 def _plan_stage(outlook: Outlook, name: str, use: Use[Any], made: Mapping[str, Artifact], forced: bool) -> StagePlan:
     payload = outlook.payload(name, made)
     if payload is None:
-        return StagePlan(name, use.component.name, "pending", outlook.pending(name, made))
+        reasons = [*([Reason("forced")] if forced else []), *outlook.pending(name, made)]
+        return StagePlan(name, use.component.name, "pending", reasons)
     key = identity.key_of(payload)
     found = outlook.store.find(use.component.name, key)
     if found.artifact and not forced:

@@ -18,7 +18,8 @@ import pluggy
 
 from recipe_runner import hookspecs
 from recipe_runner.components import Component, Registry, with_dist
-from recipe_runner.errors import PluginError
+from recipe_runner.contract import Event
+from recipe_runner.errors import PluginError, UsageError, suggest
 
 GROUP = "recipe_runner"
 
@@ -51,6 +52,20 @@ class Plugins:
         """Call a hook on every active plugin."""
         return self.manager.hook
 
+    def listeners(self) -> list[Callable[[Event], None]]:
+        """`on_event` of each plugin by itself, so that one that raises silences no other."""
+        impls = self.hook.on_event.get_hookimpls()
+        return [self._listener(impl, [other.plugin for other in impls if other is not impl]) for impl in impls]
+
+    def _listener(self, impl: pluggy.HookImpl, others: Sequence[object]) -> Callable[[Event], None]:
+        caller = self.manager.subset_hook_caller("on_event", others)
+
+        def listener(event: Event) -> None:
+            caller(event=event)
+
+        listener.__qualname__ = f"on_event of plugin {impl.plugin_name}"
+        return listener
+
     def versions(self) -> dict[str, str]:
         """Version of every active distribution, in loading order."""
         return {record.dist: record.version for record in self.records if record.state == "active"}
@@ -68,8 +83,13 @@ def _dist(entry: EntryPoint) -> tuple[str, str]:
 def load(entries: Iterable[EntryPoint], *, disabled: Sequence[str] = (), strict: bool = False) -> Plugins:
     """Load `entries`, skipping those whose entry-point or distribution name is in `disabled`.
 
-    Raises `PluginError` at the first broken one if `strict`.
+    Raises `PluginError` at the first broken one if `strict`, `UsageError` for a disabled name that nothing has.
     """
+    entries = list(entries)
+    names = {name for entry in entries for name in (entry.name, _dist(entry)[0])}
+    for name in disabled:
+        if name not in names:
+            raise UsageError(f"-p no:{name}: no plugin has that name", next=suggest(name, names, noun="plugins"))
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     records: list[Record] = []
@@ -99,15 +119,15 @@ def _attempt(record: Record, action: Callable[[], None]) -> None:
     started = time.perf_counter()
     try:
         action()
-    except Exception as error:  # a plugin may raise anything; it is kept, and raised when something needs it
-        record.state, record.error, record.components = "failed", error, []
+    except (Exception, SystemExit) as error:  # a plugin may raise anything; kept, and raised when something needs it
+        record.state, record.error, record.components = "failed", error, []  # type: ignore[assignment]
     record.seconds = time.perf_counter() - started
 
 
 def _activate(manager: pluggy.PluginManager, entry: EntryPoint, record: Record) -> None:
     plugin = entry.load()
-    manager.register(plugin, name=record.name)
     try:
+        manager.register(plugin, name=record.name)
         unknown = [caller.name for caller in manager.get_hookcallers(plugin) or () if not caller.has_spec()]
         if unknown:
             raise PluginError(f"unknown hook {', '.join(sorted(unknown))}: made for another version of recipe-runner?")

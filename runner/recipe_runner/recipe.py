@@ -77,6 +77,12 @@ class Recipe:
         own = self.config(stage).seed
         return self.seed if own is None else own
 
+    def require(self, names: Iterable[str]) -> None:
+        """Raises `UsageError` for a name that is no stage of this recipe."""
+        for name in names:
+            if name not in self.stages:
+                raise UsageError(f"there is no stage {name!r}", next=suggest(name, self.stages, noun="stages"))
+
     def upstream(self, stage: str) -> list[str]:
         """The stages that a stage takes its inputs from, each once."""
         refs = identity.inputs(self.config(stage)).values()

@@ -6,7 +6,6 @@ their events, and alone writes files of the run. Its death ends the workers; a s
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -16,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -30,13 +29,13 @@ from recipe_runner import identity
 from recipe_runner.artifacts import Artifact
 from recipe_runner.components import Use, written
 from recipe_runner.contract import Event, Launcher
-from recipe_runner.errors import ExitCode, Interrupted, RecipeError, StageFailed, UsageError, suggest
+from recipe_runner.errors import ExitCode, Interrupted, RecipeError, StageFailed, StoreError, UsageError
 from recipe_runner.events import EventLog, Listener, Listeners, StageRecord, decode
 from recipe_runner.hookspecs import hookimpl
 from recipe_runner.plan import Outlook, Reason
 from recipe_runner.plugins import Plugins
 from recipe_runner.recipe import Recipe
-from recipe_runner.store import SCHEMA, Store, describe, store_errors, write_json
+from recipe_runner.store import SCHEMA, Store, describe, read_json, store_errors, write_json
 from recipe_runner.worker import Job
 
 LIBRARIES = ("torch", "transformers", "peft", "trl", "datasets", "tokenizers", "safetensors", "accelerate", "numpy")
@@ -73,7 +72,7 @@ class Run:
     ) -> None:
         self.recipe, self.store, self.plugins, self.options = recipe, store, plugins, options
         self.outlook = Outlook(recipe, store)
-        self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+        self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%S-%f}{secrets.token_hex(2)}"
         self.folder = store.root / "runs" / recipe.name / self.id
         self.results: dict[str, StageResult] = {}
         self.made: dict[str, Artifact] = {}
@@ -88,13 +87,13 @@ class Run:
     def execute(self) -> Mapping[str, Artifact]:
         """Run what is to run; raises the first failure. `run.json` tells the state at any time."""
         names = self._wanted()
+        trackers = [use.build().on_event for use in self.recipe.trackers.values()]
         with store_errors(f"cannot write to the store {self.store.root}"):
             self.folder.mkdir(parents=True)
             log = EventLog(self.folder / "events.jsonl")
             resolved = yaml.safe_dump(self.recipe.resolved(), sort_keys=False, allow_unicode=True)
             (self.folder / "recipe.resolved.yaml").write_text(resolved, encoding="utf-8")
-        trackers = [use.build().on_event for use in self.recipe.trackers.values()]
-        self.tell = Listeners([log, *self._given, *trackers, self._to_plugins])
+        self.tell = Listeners([log, *self._given, *trackers, *self.plugins.listeners()])
         try:
             with self._signals():
                 self._save("running")
@@ -103,7 +102,8 @@ class Run:
                     self._stage(name)
             self._save("finished")
         except BaseException as error:
-            self._save("interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed")
+            with suppress(StoreError):  # the first error is the one to show
+                self._save("interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed")
             raise
         finally:
             seconds = round(time.time() - self._started, 1)
@@ -111,37 +111,38 @@ class Run:
             log.close()
         return self.made
 
-    def _to_plugins(self, event: Event) -> None:
-        self.plugins.hook.on_event(event=event)
-
     def _wanted(self) -> list[str]:
-        """The stages to go through, in order; raises `UsageError` for a name that is no stage."""
-        for name in (self.options.until, self.options.only, *self.options.force, *self.options.restart):
-            if name and name not in self.recipe.stages:
-                raise UsageError(f"there is no stage {name!r}", next=suggest(name, self.recipe.stages, noun="stages"))
-        last = self.options.only or self.options.until
-        if not last:
-            return list(self.recipe.stages)
-        needed = {last}
+        """The stages to go through, in order; raises `UsageError` for a name that is no stage, or not among them."""
+        options, again = self.options, (*self.options.force, *self.options.restart)
+        last = options.only or options.until
+        self.recipe.require((*([last] if last else ()), *again))
+        needed = {last} if last else set(self.recipe.stages)
         for name in reversed(self.recipe.stages):
             if name in needed:
                 needed |= set(self.recipe.upstream(name))
+        left_out = [name for name in again if name not in ({options.only} if options.only else needed)]
+        if left_out or (options.only and options.until):
+            what = f"--force or --restart {left_out[0]}" if left_out else "--only and --until"
+            raise UsageError(f"{what}: this run does not get to that", next="leave one of the options out")
         return [name for name in self.recipe.stages if name in needed]
 
     def _save(self, status: str) -> None:
         self.status = status
         stages = {name: asdict(result) for name, result in self.results.items()}
         started = datetime.fromtimestamp(self._started, UTC).isoformat(timespec="seconds")
-        write_json(
-            self.folder / "run.json",
-            {"schema": SCHEMA, "recipe": self.recipe.name, "file": str(self.recipe.file), "run": self.id,
-             "overrides": list(self.recipe.overrides), "started": started, "status": status,
-             "seconds": round(time.time() - self._started, 1), "stages": stages},
-        )  # fmt: skip
+        run = {
+            "schema": SCHEMA, "recipe": self.recipe.name, "file": str(self.recipe.file), "run": self.id,
+            "overrides": list(self.recipe.overrides), "started": started, "status": status,
+            "seconds": round(time.time() - self._started, 1), "stages": stages,
+        }  # fmt: skip
+        with store_errors(f"cannot write to the store {self.store.root}"):
+            write_json(self.folder / "run.json", run)
 
     # ── one stage ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _stage(self, name: str) -> None:
+        if self._signalled:
+            self._leave()
         use = self.recipe.stages[name]
         payload = self.outlook.payload(name, self.made)
         assert payload is not None, "stages run after their inputs"
@@ -160,11 +161,11 @@ class Run:
             if again.artifact and not found.artifact:  # the run that was waited for has built it
                 self._cached(name, key, again.artifact)
                 return
+            if name in self.options.restart:
+                self.store.discard(use.component.name, key)
             reasons = (
                 [Reason("forced")] if name in self.options.force else self.outlook.reasons(name, payload, again.why)
             )
-            if name in self.options.restart:
-                self.store.discard(use.component.name, key)
             self._build(name, use, payload, reasons, lock)
 
     def _cached(self, name: str, key: str, artifact: Artifact) -> None:
@@ -180,7 +181,9 @@ class Run:
         wait = (
             (lambda h: self.tell(Event("stage-waiting", name, {"holder": describe(h)}))) if self.options.wait else None
         )
+        self._stop = self._leave
         with self.store.lock(key, holder, wait) as descriptor:
+            self._stop = None
             yield descriptor
 
     def _build(
@@ -191,32 +194,37 @@ class Run:
         result = self.results[name] = StageResult("running", key, reasons=told)
         self._save("running")  # so that gc knows, whatever ends this process
         result.status = "failed"
+        manifest = None  # there already if a kill came between it and the rename
         if not self.store.unfinished_commit(use.component.name, key):
             partial = self.store.prepare(use.component.name, key, self._execution(name))
             self.tell(Event("stage-started", name, {"reason": ", ".join(told), "key": key, "path": str(partial)}))
-            record = StageRecord(partial)
-            try:
-                self._through_hooks(name, use, lambda: self._launch(name, use, payload, partial, record, lock))
-            except (Interrupted, KeyboardInterrupt):
-                result.status = "interrupted"
-                self.tell(Event("stage-interrupted", name))
-                raise
-            except RecipeError as error:
-                self.tell(Event("stage-failed", name, {"error": error.render()}))
-                raise
-            finally:
-                with store_errors(f"stage {name}: its record cannot be written"):
-                    record.close()
-            artifact = self.store.commit(
-                use.component.name, key, lambda: self._manifest(name, use, payload, record, started)
-            )
-        else:
-            artifact = self.store.commit(use.component.name, key, None)
+            record = self._work(name, use, payload, partial, lock)
+            manifest = lambda: self._manifest(name, use, payload, record, started)  # noqa: E731
+        artifact = self.store.commit(use.component.name, key, manifest)
         seconds = round(time.monotonic() - started, 2)
         self.made[name] = artifact
         self.results[name] = StageResult("built", key, str(artifact.path), told, seconds)
         self._save("running")
         self.tell(Event("stage-finished", name, {"path": str(artifact.path), "seconds": seconds}))
+
+    def _work(self, name: str, use: Use[Any], payload: Mapping[str, Any], partial: Path, lock: int) -> StageRecord:
+        """Have the stage make its payload, inside the plugins' hooks; what it told is on disk however it ends."""
+        with store_errors(f"stage {name}: its record cannot be written"):
+            record = StageRecord(partial)
+        try:
+            self._through_hooks(name, use, lambda: self._launch(name, use, payload, partial, record, lock))
+        except (Interrupted, KeyboardInterrupt):
+            self.results[name].status = "interrupted"
+            self.tell(Event("stage-interrupted", name))
+            raise
+        except Exception as error:
+            shown = error.render() if isinstance(error, RecipeError) else repr(error)
+            self.tell(Event("stage-failed", name, {"error": shown}))
+            raise
+        finally:
+            with store_errors(f"stage {name}: its record cannot be written"):
+                record.close()
+        return record
 
     def _through_hooks(self, name: str, use: Use[Any], action: Callable[[], None]) -> None:
         """Call the stage inside the plugins' `run_stage` wrappers."""
@@ -291,9 +299,11 @@ class Run:
     def _judge(self, name: str, status: int, failure: Mapping[str, Any] | None, partial: Path) -> None:
         again = f"to continue: {self.command()}"
         if status == 0:
+            if not any(path.is_file() for path in (partial / "payload").rglob("*")):
+                raise StageFailed(f"stage {name} ended without a word in its payload", next="it is its plugin's defect")
             return
         if failure is None and (status == ExitCode.INTERRUPTED or self._signalled):
-            raise Interrupted(f"stage {name} was interrupted; its state is saved", next=again)
+            raise Interrupted(f"stage {name} was interrupted; what it saved is kept", next=again)
         logs = f"logs: {partial / 'logs'}"
         if failure is None:
             how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status} and no word"
@@ -308,9 +318,18 @@ class Run:
         """The command that continues this run."""
         import shlex
 
-        default = self.store.root == Path.cwd() / ".recipe"
-        store = [] if default else ["--store", str(self.store.root)]
-        return shlex.join(["recipe", "run", str(self.recipe.file), *self.recipe.overrides, *store])
+        options, words = self.options, ["recipe"]
+        for name in self.plugins.disabled:
+            words += ["-p", f"no:{name}"]
+        words += ["run", str(self.recipe.file), *self.recipe.overrides]
+        store = "" if self.store.root == Path.cwd() / ".recipe" else str(self.store.root)
+        forced = [("--force", name) for name in options.force if name not in self.made]
+        for flag, value in [("--store", store), ("--until", options.until), ("--only", options.only), *forced]:
+            words += [flag, value] if value else []
+        return shlex.join([*words, *["--trust-remote-code"] * options.allow_remote_code])
+
+    def _leave(self) -> None:
+        raise Interrupted("interrupted between stages", next=f"to continue: {self.command()}")
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -323,10 +342,9 @@ class Run:
             if self._signalled:
                 raise KeyboardInterrupt
             self._signalled = True
-            print("stopping: the stage saves its state; again to leave at once", file=sys.stderr)
-            if self._stop is None:
-                raise Interrupted("interrupted between stages", next=f"to continue: {self.command()}")
-            self._stop()
+            os.write(2, b"stopping: the stage saves its state; again to leave at once\n")  # print cannot be re-entered
+            if self._stop:
+                self._stop()
 
         before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -358,19 +376,18 @@ class Channel:
 
     def __exit__(self, *_: object) -> None:
         if self._reader.is_alive():
-            os.write(self._ends["events"], b"\n")
-            self._reader.join()
+            self._end()
         for descriptor in self._ends.values():
             os.close(descriptor)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _read(self) -> None:
-        """Hear events until the empty line that `drain` writes."""
+        """Hear events until the empty line that `_end` writes."""
         with os.fdopen(os.dup(self._ends["events"]), "rb") as lines:
             for line in iter(lines.readline, b"\n"):
                 try:
                     self._take(line)
-                except Exception as error:  # a full disk, say: kept for `drain`
+                except BaseException as error:  # a full disk, say: kept for `drain`
                     self._failed = self._failed or error
                     self._hang_up()
 
@@ -396,16 +413,19 @@ class Channel:
 
     def drain(self) -> None:
         """Hear what is still in the pipe; raises what went wrong while hearing."""
-        os.write(self._ends["events"], b"\n")
-        self._reader.join()
+        self._end()
         if self._failed:
             with store_errors("the run cannot write what its stage tells"):
                 raise self._failed
 
+    def _end(self) -> None:
+        os.write(self._ends["events"], b"\n\n")  # the first may end the torn line of a worker that was killed
+        self._reader.join()
+
     def failure(self) -> Mapping[str, Any] | None:
         """What the rank that failed first left behind."""
-        found = [json.loads(path.read_text(encoding="utf-8")) for path in self.folder.glob("failure-*.json")]
-        return min(found, key=lambda failure: failure["time"], default=None)
+        found = [read_json(path) for path in self.folder.glob("failure-*.json")]
+        return min(filter(None, found), key=lambda failure: failure["time"], default=None)
 
 
 def versions(plugins: Plugins) -> dict[str, str]:

@@ -2,8 +2,8 @@
 
 Guarantees: a folder `artifacts/<use>/<key12>` exists exactly when its stage is complete; it is never changed after.
 A stage writes `<key12>.partial/`, which is kept when it ends early and gone on from. Commit = every file synced, the
-manifest written last, `work/` removed, the folder renamed; a kill between these steps is finished by the next run. A key has one
-lock, an OS file lock that lives as long as any process of its stage. Nothing is ever deleted but by `gc`.
+manifest written last, `work/` removed, the folder renamed; a kill between these steps is finished by the next run.
+A key has one lock, an OS file lock that lives as long as any process of its stage. Nothing is deleted but by `gc`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,7 +22,7 @@ from typing import Any, TextIO
 from recipe_runner import identity
 from recipe_runner.artifacts import TYPES, Adapter, Artifact, Model
 from recipe_runner.components import Ref
-from recipe_runner.errors import RecipeError, StoreBusy, StoreError
+from recipe_runner.errors import RecipeError, StoreBusy, StoreError, UsageError
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -31,7 +31,7 @@ SCHEMA = 1
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file so that it is either whole or absent, and on disk when this returns."""
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
+    with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:  # JSON writes lone surrogates so
         json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
         file.write("\n")
         file.flush()
@@ -111,20 +111,28 @@ class Store:
         folder = self.folder(use, key)
         if not folder.is_dir():
             return Found(None, "no-artifact")
-        manifest = read_json(folder / MANIFEST)
-        if not isinstance(manifest, dict) or manifest.get("key") != key:
-            return Found(None, "missing-files")
-        if any(not _has_size(folder / "payload" / f["path"], f["size"]) for f in manifest["files"]):
-            return Found(None, "missing-files")
-        return Found(artifact_at(folder, manifest))
+        manifest = whole_manifest(folder, key)
+        return Found(artifact_at(folder, manifest)) if manifest else Found(None, "missing-files")
 
     def prepare(self, use: str, key: str, execution: Mapping[str, Any]) -> Path:
-        """The partial folder of a key, made or found, with a record of how it runs."""
+        """The partial folder of a key, made or found, with a record of how it runs.
+
+        Raises `UsageError` for one that other ranks have begun: what they saved is theirs.
+        """
         partial = self.partial(use, key)
+        record = {"key": key, **execution}
+        before = read_json(partial / "execution.json") or record
+        if before.get("key", key) != key:  # another key with the same first digits
+            self.discard(use, key)
+        elif (ranks := before["execution"]["processes"]) != record["execution"]["processes"] and _has_work(partial):
+            raise UsageError(
+                f"{partial} was begun by {ranks} processes, which alone can go on with it",
+                next=f"set execution.processes={ranks} as before, or give it up with --restart STAGE",
+            )
         with store_errors(f"cannot write to the store {self.root}"):
             for name in ("payload", "work", "logs"):
                 (partial / name).mkdir(parents=True, exist_ok=True)
-            write_json(partial / "execution.json", execution)
+            write_json(partial / "execution.json", record)
         return partial
 
     def discard(self, use: str, key: str) -> None:
@@ -135,15 +143,16 @@ class Store:
 
     def unfinished_commit(self, use: str, key: str) -> bool:
         """Whether a kill came between the manifest and the rename."""
-        manifest = read_json(self.partial(use, key) / MANIFEST)
-        return isinstance(manifest, dict) and manifest.get("key") == key
+        return whole_manifest(self.partial(use, key), key) is not None
 
     def commit(self, use: str, key: str, manifest: Callable[[], Mapping[str, Any]] | None) -> Artifact:
         """Finish a partial: sync, manifest, remove `work/`, rename. `None` finishes an interrupted commit."""
         partial, folder = self.partial(use, key), self.folder(use, key)
         with store_errors(f"cannot commit {folder}"):
             if manifest is not None:
-                _sync_tree(partial / "payload")
+                for path in partial.iterdir():
+                    if path.is_dir() and path.name != "work":
+                        _sync_tree(path)
                 write_json(partial / MANIFEST, manifest())
             shutil.rmtree(partial / "work", ignore_errors=True)
             if folder.exists():
@@ -188,7 +197,7 @@ class Store:
 def _acquire(file: TextIO, beside: Path, wait: Callable[[Mapping[str, Any]], None] | None) -> None:
     import fcntl
 
-    told = False
+    started, told = time.monotonic(), False
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -200,7 +209,7 @@ def _acquire(file: TextIO, beside: Path, wait: Callable[[Mapping[str, Any]], Non
                     f"another run is at work on this stage: {describe(holder)}",
                     next="leave out --no-wait to wait for it",
                 ) from None
-            if not told:
+            if not told and (holder or time.monotonic() - started > 1):  # a new holder has not written its word yet
                 wait(holder)
                 told = True
             time.sleep(0.1)
@@ -213,11 +222,30 @@ def describe(holder: Mapping[str, Any]) -> str:
     return "process {pid} running {recipe!r}, stage {stage!r}, since {since}".format_map(holder)
 
 
+def whole_manifest(folder: Path, key: str) -> Mapping[str, Any] | None:
+    """The manifest of a folder that holds this key and every file it lists, each at its size.
+
+    Raises `StoreError` for one that another version of this project wrote.
+    """
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or manifest.get("key") != key:
+        return None
+    if manifest.get("schema") != SCHEMA:
+        what = f"{folder} has format {manifest.get('schema')}, which this version of recipe-runner does not read"
+        raise StoreError(what, next="upgrade recipe-runner, or use another --store")
+    files = manifest["files"]
+    return manifest if all(_has_size(folder / "payload" / f["path"], f["size"]) for f in files) else None
+
+
 def _has_size(path: Path, size: int) -> bool:
     try:
         return path.stat().st_size == size
     except OSError:
         return False
+
+
+def _has_work(partial: Path) -> bool:
+    return any((partial / "work").iterdir()) if (partial / "work").is_dir() else False
 
 
 def _free_name(base: Path) -> Path:
@@ -273,13 +301,13 @@ def _cached_digest(path: Path, folder: Path, cache: Path) -> dict[str, str]:
     """A file's digest, remembered by its path, size and time of change."""
     status = path.stat()
     name = identity.sha256(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}")[:32]
-    known = cache / name
-    if not known.is_file():
+    digest = read_json(cache / name)
+    if digest is None:
         digest = identity.file_digest(path)
-        with store_errors(f"cannot write to the store {cache.parent}"):
+        with suppress(OSError):  # only to save time, and `plan` works on a store that cannot be written
             cache.mkdir(parents=True, exist_ok=True)
-            known.write_text(digest, encoding="ascii")
-    return {"path": path.relative_to(folder).as_posix(), "sha256": known.read_text(encoding="ascii")}
+            write_json(cache / name, digest)
+    return {"path": path.relative_to(folder).as_posix(), "sha256": digest}
 
 
 def open_foreign(ref: Ref, digest: str) -> Artifact:

@@ -65,6 +65,7 @@ class Context:
         self.payload, self.work = self.folder / "payload", self.folder / "work"
         self.allow_remote_code = job.allow_remote_code
         self._stop = False
+        self._one_line = threading.Lock()
         self._stop_file = Path(job.channel) / "stop"
         self._events = os.open(Path(job.channel) / "events", os.O_WRONLY) if rank == 0 else -1
         self._acks = os.open(Path(job.channel) / "acks", os.O_RDONLY) if rank == 0 else -1
@@ -90,8 +91,9 @@ class Context:
         """See `StageContext`."""
         if self.rank == 0:
             line = encode(Event(event.kind, event.stage or self._job.stage, event.data, time.time())).encode()
-            while line:
-                line = line[os.write(self._events, line) :]
+            with self._one_line:
+                while line:
+                    line = line[os.write(self._events, line) :]
 
     def metrics(self, step: int, **values: float) -> None:
         """See `StageContext`."""
@@ -125,7 +127,7 @@ class Context:
 
 
 def end_with_parent(alive: Path) -> None:
-    """Leave at once when the parent, the only writer of this pipe, is gone."""
+    """Leave at once, with all that is forked from here, when the run, the only writer of this pipe, is gone."""
     descriptor = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
     os.set_blocking(descriptor, True)
 
@@ -133,7 +135,11 @@ def end_with_parent(alive: Path) -> None:
         if os.read(descriptor, 1) == b"":
             os._exit(ExitCode.STAGE_FAILED)
 
-    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+    def start() -> None:
+        threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+
+    start()
+    os.register_at_fork(after_in_child=start)  # a process left behind would hold the lock of the key
 
 
 def rebuild(job: Job) -> Use[Any]:
@@ -179,11 +185,13 @@ def main(path: str) -> int:
     """The entry of the process."""
     job = Job.read(Path(path))
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    end_with_parent(Path(job.channel) / "alive")
+    end_with_parent(Path(path).with_name("alive"))
     redirect(Path(job.folder), rank)
     return run(job, rank, world_size)
 
 
+if __name__ == "__mp_main__":  # a process that a stage spawned
+    end_with_parent(Path(sys.argv[1]).with_name("alive"))
 if __name__ == "__main__":
     status = main(sys.argv[1])
     sys.stdout.flush()
