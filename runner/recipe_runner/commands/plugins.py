@@ -15,8 +15,8 @@ from recipe_runner.commands.plan import size
 from recipe_runner.components import Component, Slot, Validation
 from recipe_runner.errors import ExitCode, PluginError, UsageError, suggest
 from recipe_runner.hookspecs import Check
+from recipe_runner.layers import parse_override
 from recipe_runner.plugins import Plugins
-from recipe_runner.recipe import parse_override
 from recipe_runner.run import versions
 from recipe_runner.store import MANIFEST, Store, read_json
 

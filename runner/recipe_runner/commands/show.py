@@ -16,7 +16,8 @@ from recipe_runner.commands import Switches, answer, find_run, load_plugins, pri
 from recipe_runner.commands.report import findings, of_artifact
 from recipe_runner.commands.tables import show, table
 from recipe_runner.errors import UsageError, suggest
-from recipe_runner.recipe import Recipe, find, load, shipped
+from recipe_runner.layers import find, shipped
+from recipe_runner.recipe import Recipe, load
 from recipe_runner.store import MANIFEST, Store, read_json
 
 NEW = """\
