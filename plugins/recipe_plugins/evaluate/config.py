@@ -65,6 +65,9 @@ class EvaluateConfig(StageConfig):
     sequence_length: Annotated[
         int, Field(ge=8, description="tokens of a window, or fewer where a model was made for fewer")
     ] = 1024
+    template: Annotated[
+        Literal["model", "chatml"], Field(description="each model's own chat template, or ours for all of them")
+    ] = "model"
     precision: Annotated[Literal["fp32", "bf16"], Field(description="that models are loaded in")] = "fp32"
     expect: Annotated[
         dict[str, Expectation], Field(description="what must hold, by name; else the stage fails")

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from recipe_plugins.evaluate.config import CorpusEntry, EvaluateConfig
 from recipe_plugins.training.answers import answer_losses, conversations, last_answer
 from recipe_plugins.training.bits import bits_per_byte, heldout_records
-from recipe_plugins.training.conversations import Renderer
+from recipe_plugins.training.conversations import Renderer, renderer_of
 from recipe_plugins.training.generation import replies
 from recipe_runner import Corpus, RecipeError, Record
 
@@ -68,7 +68,7 @@ def measure(
     found = bits_per_byte(model, tokenizer, material.texts, sequence_length, device)
     results: dict[str, Any] = {"bits_per_byte": {domain: round(bits, 6) for domain, bits in found.items()}}
     if material.questions or config.prompts:
-        renderer = Renderer(tokenizer)
+        renderer = renderer_of(tokenizer, config.template)
         results["answers"] = {
             label: {
                 group: answer_losses(model, renderer, records, sequence_length=sequence_length, device=device)

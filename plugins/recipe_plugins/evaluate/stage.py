@@ -14,11 +14,9 @@ from recipe_plugins.adapters.saving import load_adapted
 from recipe_plugins.evaluate.config import EvaluateConfig
 from recipe_plugins.evaluate.measure import Material, gather, measure
 from recipe_plugins.evaluate.results import check, compared, tables
-from recipe_plugins.training.loading import load_model, load_tokenizer
+from recipe_plugins.training.loading import DTYPES, load_model, load_tokenizer
 from recipe_plugins.training.run import device, set_threads
 from recipe_runner import Adapter, Artifact, Corpus, Interrupted, RecipeError, StageContext
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class EvaluateStage:

@@ -15,13 +15,12 @@ from recipe_plugins.adapters.saving import load_base, save_adapter
 from recipe_plugins.lora.config import LoraConfig
 from recipe_plugins.lora.trainer import AdapterTrainer
 from recipe_plugins.training import tuning
+from recipe_plugins.training.conversations import renderer_of
 from recipe_plugins.training.estimate import shape_of_folder
-from recipe_plugins.training.loading import load_tokenizer
+from recipe_plugins.training.loading import DTYPES, load_tokenizer
 from recipe_plugins.training.packing import StoredRows
 from recipe_plugins.training.run import device
 from recipe_runner import RecipeError, StageContext
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class LoraStage:
@@ -35,7 +34,7 @@ class LoraStage:
         config = self.config
         base, corpus = ctx.open(config.model), tuning.open_corpus(ctx, config)
         tokenizer = load_tokenizer(ctx, base)
-        renderer = tuning.renderer_of(config, tokenizer)
+        renderer = renderer_of(tokenizer, config.template)
         rows = tuning.prepare_rows(ctx, config, corpus, renderer)
         method, dtype = config.adapter.build(), DTYPES[config.precision]
         quantisation = method.quantisation()

@@ -13,8 +13,8 @@ from recipe_runner import Adapter, Corpus, Estimate, Execution, Input, Known, Mo
 class MergeConfig(StageConfig):
     """An adapter and the model that it was trained on become one model.
 
-    Differences are the largest between two models' logits, in fp32, on held-out conversations of `corpus`, or on random
-    tokens where there is none.
+    Differences are the largest between two models' logits, on held-out conversations of `corpus`, or on random tokens
+    where there is none.
     """
 
     model: Annotated[Ref, Input((Model,)), Field(description="the model that the adapter was trained on")]
@@ -26,11 +26,14 @@ class MergeConfig(StageConfig):
     ] = "auto"
     min_effect: Annotated[float, Field(gt=0, description="by which the adapter itself must move logits")] = 1e-2
     tolerance: Annotated[
-        float, Field(gt=0, description="of the difference to base and adapter, where the weights are fp32")
+        float, Field(gt=0, description="of the difference to base and adapter, where all is fp32")
     ] = 1e-4
     relative_tolerance: Annotated[
-        float, Field(gt=0, le=1, description="of it, as a share of the adapter's effect, with fewer bits")
+        float, Field(gt=0, le=1, description="of it, as a share of the adapter's effect, with fewer bits anywhere")
     ] = 0.5
+    precision: Annotated[
+        Literal["fp32", "bf16"], Field(description="that models are compared in; merging itself is fp32")
+    ] = "fp32"
     block: Annotated[Size, Field(ge=4096, description="bytes of fp32 weights in memory at once"), Execution()] = 2**26
 
     def produces(self) -> type[Model]:
@@ -38,13 +41,13 @@ class MergeConfig(StageConfig):
         return Model
 
     def estimate(self, known: Known) -> Estimate:
-        """Memory is that of one model in fp32, which the comparison loads; merging itself takes a block."""
+        """Memory is that of one model, which the comparison loads; merging itself takes a block."""
         shape = known_shape(known, "model")
         if shape is None:
             return Estimate()
         return Estimate(
             parameters=shape.parameters,
             trainable=0,
-            memory={"weights": 4 * shape.parameters},
+            memory={"weights": (4 if self.precision == "fp32" else 2) * shape.parameters},
             facts={"shape": shape.facts(), "vocab_size": known.fact("model", "vocab_size")},
         )

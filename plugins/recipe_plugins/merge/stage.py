@@ -27,7 +27,7 @@ from recipe_plugins.training.answers import conversations
 from recipe_plugins.training.conversations import Renderer
 from recipe_plugins.training.estimate import shape_of_folder
 from recipe_plugins.training.generation import stops
-from recipe_plugins.training.loading import load_model, load_tokenizer
+from recipe_plugins.training.loading import DTYPES, load_model, load_tokenizer
 from recipe_plugins.training.quantised import layers
 from recipe_plugins.training.run import device, set_threads
 from recipe_runner import Adapter, Artifact, Corpus, Model, RecipeError, Record, StageContext
@@ -78,7 +78,8 @@ class MergeStage:
         ]
         best = min(candidates, key=lambda c: c.difference if c.loss is None else c.loss)
         facts = _facts(reference, candidates, best, bool(quantisation_of(adapter)))
-        self._check(reference, best, exact=not quantisation_of(adapter) and _is_fp32(base.payload))
+        exact = self.config.precision == "fp32" and not quantisation_of(adapter) and _is_fp32(base.payload)
+        self._check(reference, best, exact=exact)
         for path in best.folder.iterdir():
             path.replace(ctx.payload / path.name)
         _write_rest(base.payload, ctx.payload, renderer)
@@ -111,8 +112,8 @@ class MergeStage:
             tensors = frozenset(f"{name.removesuffix('.base_layer')}.weight" for name in names)
             return Reference(adapted, adapted.difference(plain), tensors)
 
-        where = device(self.config.execution)
-        found: Reference = with_model(lambda: load_adapted(ctx, adapter, base, device=where), use)
+        where, dtype = device(self.config.execution), DTYPES[self.config.precision]
+        found: Reference = with_model(lambda: load_adapted(ctx, adapter, base, device=where, dtype=dtype), use)
         if found.effect < self.config.min_effect:
             raise RecipeError(
                 f"the adapter moves logits by {found.effect:.2g} at most, less than min_effect: "
@@ -131,10 +132,10 @@ class MergeStage:
         shutil.rmtree(folder, ignore_errors=True)
         merge(base.payload, folder, read_changes(adapter.payload), restored=restored, block=self.config.block)
         shutil.copyfile(base.payload / "config.json", folder / "config.json")
-        where = device(self.config.execution)
+        where, dtype = device(self.config.execution), DTYPES[self.config.precision]
         merged = Model(folder, "", {})
         seen: Seen = with_model(
-            lambda: load_model(ctx, merged).to(where).eval(),  # type: ignore[arg-type]
+            lambda: load_model(ctx, merged, dtype=dtype).to(where).eval(),  # type: ignore[arg-type]
             lambda model: look(model, material),
         )
         return Candidate(name, folder, seen.difference(reference.seen), seen.loss)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from recipe_plugins.sft.config import SftConfig
 from recipe_plugins.training import tuning
+from recipe_plugins.training.conversations import renderer_of
 from recipe_plugins.training.estimate import shape_of_folder
 from recipe_plugins.training.loading import load_model, load_tokenizer, save_model
 from recipe_runner import StageContext
@@ -20,7 +21,7 @@ class SftStage:
         config = self.config
         start, corpus = ctx.open(config.model), tuning.open_corpus(ctx, config)
         tokenizer = load_tokenizer(ctx, start)
-        renderer = tuning.renderer_of(config, tokenizer)
+        renderer = renderer_of(tokenizer, config.template)
         rows = tuning.prepare_rows(ctx, config, corpus, renderer)
         model = load_model(ctx, start)
         sizes = tuning.sizes_of(model)

@@ -279,8 +279,15 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> str:
     return str(tokenizer.get_chat_template())
 
 
-def use_chatml(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give `tokenizer` our template. Raises `RecipeError` unless its vocabulary has both turn tokens."""
+def renderer_of(tokenizer: PreTrainedTokenizerBase, template: str) -> Renderer:
+    """A renderer with the tokenizer's own template (`model`), or with ours (`chatml`), which it is given for good."""
+    if template == "chatml":
+        _use_chatml(tokenizer)
+    return Renderer(tokenizer)
+
+
+def _use_chatml(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises `RecipeError` unless the vocabulary has both turn tokens."""
     missing = [token for token in (TURN_START, TURN_END) if token not in tokenizer.added_tokens_encoder]
     if missing:
         raise RecipeError(

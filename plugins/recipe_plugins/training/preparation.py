@@ -70,8 +70,10 @@ def prepare(
         if isinstance(encoded, Unusable):
             report.dropped[str(encoded)] += 1
             continue
-        if train_on != "assistant":
-            encoded.supervised[: encoded.spans[-1][0]] = train_on == "all"
+        if train_on == "all":
+            encoded.supervised[:] = True
+        elif train_on == "last-turn":
+            encoded.supervised[: encoded.spans[-1][0]] = False
         kept.append(encoded)
         _count(encoded, renderer.end_of_turn, report)
     _within(report, sequence_length, max_dropped)

@@ -72,9 +72,9 @@ def load_quantised(
 
 def layers(model: PreTrainedModel) -> dict[str, Any]:
     """The 4-bit layers of a model by name."""
-    from bitsandbytes import nn
+    from bitsandbytes.nn.modules import Linear4bit
 
-    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear4bit)}
+    return {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit)}
 
 
 def keep_layout(model: PreTrainedModel) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from recipe_plugins.training import checkpoints
 from recipe_plugins.training.answers import answer_losses, conversations
-from recipe_plugins.training.conversations import Renderer, use_chatml
+from recipe_plugins.training.conversations import Renderer
 from recipe_plugins.training.estimate import Shape, training_facts
 from recipe_plugins.training.packing import StoredRows, write_rows
 from recipe_plugins.training.preparation import prepare, sample
@@ -35,13 +35,6 @@ def open_corpus(ctx: StageContext, config: TuningConfig) -> Corpus:
     corpus = ctx.open(config.corpus)
     assert isinstance(corpus, Corpus)
     return corpus
-
-
-def renderer_of(config: TuningConfig, tokenizer: PreTrainedTokenizerBase) -> Renderer:
-    """A renderer of the template that `config` chooses, which `tokenizer` has from now on."""
-    if config.template == "chatml":
-        use_chatml(tokenizer)
-    return Renderer(tokenizer)
 
 
 def prepare_rows(ctx: StageContext, config: TuningConfig, corpus: Corpus, renderer: Renderer) -> StoredRows:
