@@ -136,7 +136,7 @@ def _is_default(info: FieldInfo, value: Any) -> bool:
         return False
     default = info.get_default(call_default_factory=True, validated_data={})
     if default is not None and type(default) is not type(value):  # "6MB" for 6000000, {} for a nested config
-        field: Any = Annotated[info.annotation, *info.metadata]
+        field: Any = Annotated[info.annotation, "a default", *info.metadata]
         default = TypeAdapter(field).validate_python(default)
     return bool(_identity_of(value) == _identity_of(default))
 

@@ -3,12 +3,17 @@
 from recipe_runner import Component, hookimpl
 
 
+def _component(kind, name, target, config):
+    return Component(kind=kind, name=name, target=f"recipe_toy.{target}", config=f"recipe_toy.{config}")
+
+
 @hookimpl
 def register_components():
     return [
-        Component(kind="stage", name="toy-corpus", target="recipe_toy.stages:Write", config="recipe_toy.config:WriteConfig"),
-        Component(kind="stage", name="toy-train", target="recipe_toy.stages:Train", config="recipe_toy.config:TrainConfig"),
-        Component(kind="toy-rule", name="plus", target="recipe_toy.stages:Plus", config="recipe_toy.config:RuleConfig"),
-        Component(kind="toy-rule", name="times", target="recipe_toy.stages:Times", config="recipe_toy.config:RuleConfig"),
-        Component(kind="toy-rule", name="broken", target="recipe_toy.absent:X", config="recipe_toy.absent:XConfig"),
+        _component("stage", "toy-corpus", "stages:Write", "config:WriteConfig"),
+        _component("stage", "toy-train", "stages:Train", "config:TrainConfig"),
+        _component("toy-rule", "plus", "stages:Plus", "config:RuleConfig"),
+        _component("toy-rule", "times", "stages:Times", "config:RuleConfig"),
+        _component("toy-rule", "broken", "absent:X", "absent:XConfig"),
+        _component("tracker", "told", "stages:Told", "config:ToldConfig"),
     ]

@@ -1,7 +1,10 @@
 """The toy stages: one writes a corpus, one `trains` a number, step by step, with checkpoints."""
 
 import json
+import multiprocessing
 import os
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -21,11 +24,26 @@ class Times(Plus):
         return value * self.by
 
 
+class Told:
+    """A tracker that writes down the kinds it hears, or raises at each."""
+
+    def __init__(self, config):
+        self.config = config
+
+    def on_event(self, event):
+        if self.config.fails:
+            raise OSError("no line to the tracker")
+        with open(self.config.path, "a") as file:
+            file.write(event.kind + "\n")
+
+
 class Write:
     def __init__(self, config):
         self.config = config
 
     def run(self, ctx):
+        if self.config.empty:
+            return
         words = self.config.words * self.config.repeat
         if self.config.text:
             words = Path(self.config.text).read_text().split()
@@ -49,23 +67,47 @@ class Train:
         config = self.config
         start, value = self._resume(ctx)
         rules = [config.rule.build(), *(use.build() for use in config.rules.values())]
+        self._children(ctx)
         for step in range(start, config.steps):
-            if step == config.fail_at:
-                raise ZeroDivisionError("a defect")
-            if config.mistake and step == 3:
-                raise RecipeError(config.mistake, next="write something else")
+            self._trouble(ctx, step)
             value += ctx.seed("step", step) % 1000 / 1000
             for rule in rules:
-                value = rule(value) % 1e6
+                value = rule(value) % (config.ceiling or 1e9)
             ctx.metrics(step + 1, loss=value)
             ctx.progress(step + 1, config.steps, "steps")
+            if config.noise:
+                ctx.warn(f"step {step + 1} " + "é\udc80" * config.noise)
             if (step + 1) % config.execution.checkpoint_every == 0 or ctx.stopping():
                 self._save(ctx, step + 1, value)
-            if ctx.stopping():
+            if ctx.stopping() and step + 1 < config.steps:
                 raise Interrupted
-            time.sleep(config.pause)
+            time.sleep(config.pause or 0)
         ctx.note(value=value, pid=os.getpid())
         (ctx.payload / "model.json").write_text(json.dumps({"value": value}))
+
+    def _trouble(self, ctx, step):
+        config = self.config
+        if step == config.fail_at + ctx.rank:  # rank 1 fails a step later than rank 0
+            raise ZeroDivisionError(f"a defect on rank {ctx.rank}")
+        if step == config.tear_at:
+            os.write(ctx._events, b'{"kind": "metrics", "stage": "x", "data": {"st')
+            os.kill(os.getpid(), signal.SIGKILL)
+        if step == config.leave_at:
+            sys.exit(0)
+        if config.mistake and step == 3:
+            raise RecipeError(config.mistake, next="write something else")
+        if step == config.hold_at:
+            (ctx.folder / "holding").write_text(str(os.getpid()))
+            while (ctx.folder / "holding").exists() and not ctx.stopping():
+                time.sleep(0.01)
+
+    def _children(self, ctx):
+        """A process that outlives the worker unless something ends it."""
+        if self.config.spawn:
+            context = multiprocessing.get_context(self.config.spawn)
+            child = context.Process(target=time.sleep, args=(1000,), daemon=True)
+            child.start()
+            (ctx.folder / "child").write_text(str(child.pid))
 
     def _resume(self, ctx):
         try:
