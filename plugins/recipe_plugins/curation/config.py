@@ -87,13 +87,14 @@ class CurationConfig(StageConfig):
 
     def estimate(self, known: Known) -> Estimate:
         """At most what the sources hold, where that is cheap to know; what the steps remove is not."""
-        sizes = {domain: self._size(use) for domain, use in self.sources.items()}
+        sizes = {domain: self.size(use) for domain, use in self.sources.items()}
         domains = {domain: {"train": {"bytes": size}} for domain, size in sizes.items() if size is not None}
         total = None if None in sizes.values() else sum(size or 0 for size in sizes.values())
         notes = [f"bytes of {domain} unknown before it is read" for domain, size in sizes.items() if size is None]
         return Estimate(disk=total, facts={"domains": domains}, notes=notes)
 
-    def _size(self, use: Use[Source]) -> int | None:
+    def size(self, use: Use[Source]) -> int | None:
+        """Bytes that a source gives at most, where that is cheap to know."""
         assert isinstance(use.options, SourceOptions)
         measure = getattr(use.config, "size", None)
         sizes = [size for size in (measure() if measure else None, use.options.limit) if size is not None]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +27,10 @@ SHARD = 64_000_000
 """Bytes of text of a shard of the output."""
 
 
+LITTLE = 10_000_000
+"""Bytes that are read faster than processes start."""
+
+
 class CurationStage:
     """Runs in one process, which gives work to others."""
 
@@ -36,17 +40,20 @@ class CurationStage:
     def run(self, ctx: StageContext) -> None:
         """Read, judge, split, write, and hold the account against itself."""
         curation = Curation(self.config, ctx)
-        with Pool(curation.setup, workers(self.config.execution.workers), ctx.stopping) as pool:
+        with Pool(curation.setup, workers(self.config), ctx.stopping) as pool:
             for segment in range(len(curation.pieces.segments)):
                 curation.carry(segment, pool)
             curation.write(pool)
         curation.finish()
 
 
-def workers(wanted: int | str) -> int:
-    """Processes to use; `auto` is one for each processor that this one may run on."""
-    if isinstance(wanted, int):
-        return wanted
+def workers(config: CurationConfig) -> int:
+    """Processes to use; `auto` is one for each processor that this one may run on, and one for little data."""
+    if isinstance(config.execution.workers, int):
+        return config.execution.workers
+    sizes = [config.size(use) for use in config.sources.values()]
+    if None not in sizes and sum(size or 0 for size in sizes) < LITTLE:
+        return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -243,6 +250,7 @@ class Curation:
         self.ctx.note(
             domains={domain: {split: counted(c) for split, c in a.written.items()} for domain, a in accounts.items()},
             funnel={domain: account.funnel() for domain, account in accounts.items()},
+            tables=[_table(accounts)],
         )
 
     def _account(self, domain: str, segments: range) -> Account:
@@ -261,7 +269,7 @@ class Curation:
                 next=f"loosen {worst!r}, or apply it to other domains only: only: {{domain: [...]}}",
             )
         if self.config.heldout and not account.written["heldout"].documents:
-            self.ctx.warn(f"{domain}: no group fell into the held-out {self.config.heldout:.1%}; raise heldout to have some")
+            self.ctx.warn(f"{domain}: no group fell into the held-out {self.config.heldout:.1%}; raise `heldout`")
 
     def _merge_removed(self) -> None:
         shutil.rmtree(self.ctx.folder / "removed", ignore_errors=True)
@@ -273,6 +281,16 @@ class Curation:
                     if found:
                         target = self.ctx.folder / "removed" / step.folder / f"{domain}.jsonl"
                         merge(found, target, self.config.keep_removed == "all")
+
+
+def _table(accounts: Mapping[str, Account]) -> dict[str, object]:
+    """The funnel as people read it: what is left of each domain after each step, and what was written."""
+    rows = []
+    for domain, account in accounts.items():
+        stops = [*account.funnel(), *({"step": split, **counted(c)} for split, c in account.written.items())]
+        start = stops[0]["bytes"]
+        rows += [[domain, s["step"], s["documents"], s["bytes"], f"{s['bytes'] / start:.1%}"] for s in stops]
+    return {"title": "funnel", "columns": ["domain", "after", "documents", "bytes", "of what was read"], "rows": rows}
 
 
 def _place(pieces: list[np.ndarray], numbers: list[int], at: int) -> tuple[int, int]:
