@@ -1,0 +1,75 @@
+"""Formats: what a row becomes, and what it lacks."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from recipe_runner import BadRow, Record
+from recipe_runner.testing.local import slot
+
+
+def record(row: dict, use: str = "auto", **config):
+    return slot("format", {"use": use, **config}).build().record(row)
+
+
+def turns(*pairs) -> list[dict]:
+    return [{"role": role, "content": content} for role, content in pairs]
+
+
+QA = turns(("user", "Why?"), ("assistant", "Because."))
+
+
+def test_auto_takes_rows_in_the_shape_of_a_record():
+    assert record({"text": "a", "id": 7, "meta": {"url": "x"}, "other": 1}) == Record("7", "a", meta={"url": "x"})
+    assert record({"messages": QA, "text": None, "group": 3}) == Record("", messages=QA, meta={"group": "3"})
+
+
+@pytest.mark.parametrize(
+    ("use", "row", "reason"),
+    [
+        ("auto", {"body": "a"}, "neither `text` nor `messages`; name a `format` and its `fields`"),
+        ("auto", {"text": "a", "messages": QA}, "both `text` and `messages`; name a `format`"),
+        ("auto", {"text": 5}, "field 'text' is not a string"),
+        ("auto", {"text": "a", "id": 1.5}, "field 'id' is not a string or a whole number"),
+        ("text", {"body": "a"}, "no field 'text'"),
+        ("alpaca", {"instruction": "a"}, "no field 'output'"),
+        ("alpaca", {"output": "a"}, "no field 'instruction'"),
+        ("alpaca", {"instruction": "a", "input": 5, "output": "b"}, "field 'input' is not a string"),
+        ("messages", {"conversations": QA}, "no field 'messages'"),
+        ("messages", {"messages": "Why?"}, "field 'messages' is not a list of turns"),
+        ("messages", {"messages": []}, "field 'messages' is not a list of turns"),
+        ("messages", {"messages": ["Why?"]}, "a turn in 'messages' is not an object"),
+        ("messages", {"messages": [{"role": "user"}]}, "no field 'content'"),
+        ("messages", {"messages": [{"role": "user", "content": [{"image": 1}]}]}, "field 'content' is not a string"),
+        ("messages", {"messages": turns(("me", "x"))}, "role 'me' in 'messages'; translate it with `roles`"),
+    ],
+)
+def test_a_row_that_lacks_something_is_a_bad_row_that_names_it(use, row, reason):
+    assert record(row, use) == BadRow("", reason)
+
+
+def test_text_takes_the_columns_it_is_told_of():
+    row = {"content": "a", "url": "u", "lang": "en", "site": "s", "text": 5}
+    found = record(row, "text", fields={"text": "content", "id": "url", "group": "site"}, keep=["lang"])
+    assert found == Record("u", "a", meta={"lang": "en", "group": "s"})
+    assert record({"content": "a"}, "text", fields={"text": "content"}, keep=["lang"]) == BadRow("", "no field 'lang'")
+    with pytest.raises(ValidationError, match="body"):
+        record(row, "text", fields={"body": "content"})
+
+
+def test_alpaca_becomes_two_turns_with_the_input_below_the_instruction():
+    row = {"instruction": "Add.", "input": "1 + 1", "output": "2"}
+    assert record(row, "alpaca").messages == turns(("user", "Add.\n\n1 + 1"), ("assistant", "2"))
+    for nothing in ({"input": ""}, {"input": None}, {"input": " \n"}):
+        assert record({**row, **nothing}, "alpaca").messages == turns(("user", "Add."), ("assistant", "2"))
+    named = {"question": "Add.", "output": "2"}
+    assert record(named, "alpaca", fields={"instruction": "question"}).messages[0]["content"] == "Add."
+
+
+def test_messages_translate_the_names_of_columns_and_roles():
+    row = {"conversations": [{"from": "human", "value": "Why?"}, {"from": "Maschine", "value": "Because."}]}
+    fields = {"messages": "conversations", "role": "from", "content": "value"}
+    found = record(row, "messages", fields=fields, roles={"human": "user", "Maschine": "assistant"})
+    assert found.messages == QA
+    assert record({"messages": turns(("gpt", "x"))}, "messages").messages == turns(("assistant", "x"))
