@@ -9,13 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from recipe_runner.cli import main
 from recipe_runner.components import Use
 from recipe_runner.contract import Event
-from recipe_runner.plugins import Plugins, discover, load
+from recipe_runner.plugins import Plugins, discover, installed, load
 from recipe_runner.recipe import Recipe
 from recipe_runner.recipe import load as load_recipe
 from recipe_runner.run import Options, Run
@@ -23,6 +26,20 @@ from recipe_runner.store import Store
 from recipe_runner.testing.local import slot
 
 TOY = str(Path(__file__).parents[1] / "toy")
+TOY_RECIPE = """\
+schema: 1
+name: toy
+seed: 7
+vars: {n: 20}
+stages:
+  data: {use: toy-corpus, words: [a, b]}
+  base:
+    use: toy-train
+    corpus: data
+    steps: ${vars.n}
+    rule: {use: times, by: 1.5}
+  tuned: {use: toy-train, model: base}
+"""
 HEAD = "schema: 1\nname: t\nstages:\n"
 
 
@@ -30,7 +47,7 @@ HEAD = "schema: 1\nname: t\nstages:\n"
 def toy_path() -> Iterator[None]:
     """Child processes see the toy plugin; this one, where it asks for `plugins`."""
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = TOY
+    os.environ["PYTHONPATH"] = os.pathsep.join([TOY, *([before] if before else [])])
     yield
     os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
 
@@ -158,10 +175,52 @@ def bench(tmp_path: Path, plugins: Plugins) -> Bench:
     return Bench(tmp_path, plugins)
 
 
+@dataclass(frozen=True)
+class Said:
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The facts on stdout, which hold nothing else."""
+        return json.loads(self.out)
+
+
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
     """A folder with `toy.yaml`, a recipe of three stages, to give commands in."""
-    stages = "  data: {use: toy-corpus, words: [a, b]}\n  base: {use: toy-train, corpus: data, steps: '${vars.n}'}\n"
-    text = HEAD.replace("name: t", "name: toy\nvars: {n: 20}") + stages + "  tuned: {use: toy-train, model: base}\n"
-    (tmp_path / "toy.yaml").write_text(text)
+    (tmp_path / "toy.yaml").write_text(TOY_RECIPE, encoding="utf-8")
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the recipe of `here` has been run, for tests that only look."""
+    folder = tmp_path_factory.mktemp("done")
+    (folder / "toy.yaml").write_text(TOY_RECIPE, encoding="utf-8")
+    subprocess.run([sys.executable, "-m", "recipe_runner.cli", "run", "toy.yaml"], cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture
+def recipe(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Said]]:
+    """`recipe("run", "toy.yaml")`: the command line, given `here` in this process, with the toy plugin installed."""
+    monkeypatch.chdir(here)
+    monkeypatch.syspath_prepend(TOY)
+
+    def call(*words: str) -> Said:
+        capsys.readouterr()
+        try:
+            code = main(list(words))
+        except SystemExit as leaving:
+            code = int(leaving.code or 0)
+        return Said(code, *capsys.readouterr())
+
+    installed.cache_clear()
+    yield call
+    installed.cache_clear()
