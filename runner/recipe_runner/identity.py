@@ -86,9 +86,8 @@ def identity(config: BaseModel) -> dict[str, Any]:
         value = getattr(config, name)
         if _outside(name, info, config) or isinstance(value, Ref):
             continue
-        if marked(info, File):
-            if value is not None:
-                found[name] = _identity_of(value, _content)
+        if marked(info, File) and value:
+            found[name] = _identity_of(value, _content)
         elif holds_component(value) or not _is_default(info, value):
             found[name] = _identity_of(value)
     return found

@@ -37,7 +37,7 @@ def load_tree(file: Path, overrides: Sequence[str]) -> tuple[Tree, Layered]:
     found = list(layers(file))
     problems = [problem for layer in found for problem in _head_problems(*layer)]
     if not any("schema" in tree for tree, _ in found):
-        problems.append(Problem("'schema' is required", "schema", next=f"write schema: {SCHEMA}"))
+        problems.append(Problem("'schema' is required", "schema", Origin(_shown(file)), f"write schema: {SCHEMA}"))
     if problems:
         raise InvalidRecipe(problems)
     merged = Layered()
@@ -51,14 +51,15 @@ def _head_problems(tree: Tree, origins: Origins) -> Iterator[Problem]:
     if tree.get("schema", SCHEMA) != SCHEMA:
         what = f"format {tree['schema']!r} is not read by this version of recipe-runner, which reads {SCHEMA}"
         yield Problem(what, "schema", locate(origins, ("schema",)), "upgrade recipe-runner")
+        return
     requires = tree.get("requires")
     for number, requirement in enumerate(requires if isinstance(requires, list) else ()):
-        if problem := _unmet(str(requirement)):
-            origin = locate(origins, ("requires", str(number)))
-            yield Problem(problem, "requires", origin, f'pip install "{requirement}"', plugin=True)
+        if unmet := _unmet(str(requirement)):
+            yield Problem(unmet[0], "requires", locate(origins, ("requires", str(number))), unmet[1], bool(unmet[1]))
 
 
-def _unmet(requirement: str) -> str:
+def _unmet(requirement: str) -> tuple[str, str] | None:
+    """What is wrong with a requirement, and the command that helps."""
     from importlib.metadata import PackageNotFoundError, version
 
     from packaging.requirements import InvalidRequirement, Requirement
@@ -67,12 +68,12 @@ def _unmet(requirement: str) -> str:
         wanted = Requirement(requirement)
         found = version(wanted.name)
     except InvalidRequirement as error:
-        return f"{requirement!r} is not a requirement: {error}"
+        return f"{requirement!r} is not a requirement: {str(error).splitlines()[0]}", ""
     except PackageNotFoundError:
-        return f"{requirement} is not installed"
-    return (
-        "" if wanted.specifier.contains(found, prereleases=True) else f"{requirement} is required, {found} is installed"
-    )
+        return f"{requirement} is not installed", f'pip install "{requirement}"'
+    if wanted.specifier.contains(found, prereleases=True):
+        return None
+    return f"{requirement} is required, {found} is installed", f'pip install "{requirement}"'
 
 
 # ── files and layers ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -120,11 +121,14 @@ def layers(file: Path, above: tuple[Path, ...] = (), seen: set[Path] | None = No
 
 def read(file: Path) -> tuple[Tree, Origins]:
     """The tree of one file, interpolations unresolved, with the position of each key."""
-    shown = os.path.relpath(file) if file.is_relative_to(Path.cwd()) else str(file)
     try:
-        return _parsed(file.read_text(encoding="utf-8"), shown)
+        return _parsed(file.read_text(encoding="utf-8"), _shown(file))
     except UnicodeDecodeError as error:
-        raise InvalidRecipe([Problem(f"not UTF-8: {error}", origin=Origin(shown))]) from None
+        raise InvalidRecipe([Problem(f"not UTF-8: {error}", origin=Origin(_shown(file)))]) from None
+
+
+def _shown(file: Path) -> str:
+    return os.path.relpath(file) if file.is_relative_to(Path.cwd()) else str(file)
 
 
 def _parsed(text: str, shown: str) -> tuple[Tree, Origins]:
@@ -143,7 +147,8 @@ def _syntax(error: Exception, file: str, text: str, origins: Origins) -> Problem
     what = str(getattr(error, "problem", None) or error).split("\n")[0]
     what = "an alias contains itself" if isinstance(error, RecursionError) else what
     if key := getattr(error, "full_key", None):  # OmegaConf could not read `${…}` there
-        return Problem(f"not a reference: {what}", str(key), locate(origins, re.split(r"[.\[\]]+", str(key))), _ALLOWED)
+        path = re.findall(r"[^.\[\]]+", str(key))
+        return Problem(f"not a reference: {what}", ".".join(path), locate(origins, path), _ALLOWED)
     mark = getattr(error, "problem_mark", None)
     return Problem(f"not valid YAML: {what}", origin=origin_of(mark, file, text.splitlines()) if mark else Origin(file))
 

@@ -27,7 +27,7 @@ class _Plain(yaml.SafeLoader):
         event = self.peek_event()
         if tag := getattr(event, "tag", None):
             shown = tag.replace("tag:yaml.org,2002:", "!!")
-            raise yaml.MarkedYAMLError(problem=f"a YAML tag, {shown}: write plain YAML", problem_mark=event.start_mark)
+            raise yaml.MarkedYAMLError(problem=f"a tag, {shown}, but a recipe is data", problem_mark=event.start_mark)
         return super().compose_node(parent, index)
 
 

@@ -108,14 +108,12 @@ def load(path: str, overrides: Sequence[str] = (), *, plugins: Plugins | None = 
 def _validate(tree: Tree, merged: Layered, file: Path, overrides: Sequence[str], plugins: Plugins) -> Recipe:
     context = Validation(plugins.registry)
     problems, origins = merged.problems, merged.origins
-    _spread_execution(tree, merged, context)
-    known = tuple(problem.path + "." for problem in problems)  # what is wrong already is not reported twice
+    problems += _news(_spread_execution(tree, origins, context), problems)
     top: RecipeConfig | None = None
     try:
         top = RecipeConfig.model_validate(tree, context=context)
     except ValidationError as error:
-        found = _problems(error, tree, origins, context)
-        problems += [problem for problem in found if not any(path.startswith(problem.path + ".") for path in known)]
+        problems += _news(_problems(error, tree, origins, context), problems)
     stages = top.stages if top else _valid_stages(tree, context)
     order, cycles = _order(stages, origins)
     problems += [
@@ -133,6 +131,12 @@ def _validate(tree: Tree, merged: Layered, file: Path, overrides: Sequence[str],
     return recipe
 
 
+def _news(found: Sequence[Problem], known: Sequence[Problem]) -> list[Problem]:
+    """Those at or above whose place nothing is known to be wrong: a mistake is reported once."""
+    paths = [problem.path + "." for problem in known]
+    return [problem for problem in found if not any(path.startswith(problem.path + ".") for path in paths)]
+
+
 def _valid_stages(tree: Tree, context: Validation) -> dict[str, Use[Stage]]:
     """The stages that are valid by themselves, so that their inputs can be checked too."""
     found: dict[str, Use[Stage]] = {}
@@ -143,14 +147,14 @@ def _valid_stages(tree: Tree, context: Validation) -> dict[str, Use[Stage]]:
     return found
 
 
-def _spread_execution(tree: Tree, merged: Layered, context: Validation) -> None:
-    """The recipe's `execution` becomes the layer below every stage's."""
+def _spread_execution(tree: Tree, origins: Origins, context: Validation) -> list[Problem]:
+    """The recipe's `execution` becomes the layer below every stage's; gives what is wrong with it."""
     shared = tree.get("execution") or {}
     try:
         ExecutionConfig.model_validate(shared, context=context)
     except ValidationError as error:
-        merged.problems += _problems(error, tree, merged.origins, context, ("execution",))
-        return
+        return _problems(error, tree, origins, context, ("execution",))
+    problems: list[Problem] = []
     stages: Any = tree.get("stages")
     for name, stage in stages.items() if isinstance(stages, dict) else ():
         own = stage.get("execution", {}) if isinstance(stage, Mapping) else {}
@@ -158,8 +162,9 @@ def _spread_execution(tree: Tree, merged: Layered, context: Validation) -> None:
             block = Layered()
             block.add({"execution": shared}, {})
             block.add({"execution": own}, {})
-            merged.problems += [replace(p, path=f"stages.{name}.{p.path}") for p in block.problems]
+            problems += [replace(problem, path=f"stages.{name}.{problem.path}") for problem in block.problems]
             stages[name] = {**({"use": stage} if isinstance(stage, str) else stage), **block.tree}
+    return problems
 
 
 def _problems(
@@ -242,13 +247,13 @@ def _wrong_inputs(stages: Mapping[str, Use[Stage]], named: Iterable[str], origin
     for name, stage in stages.items():
         for path, ref in identity.inputs(stage.config).items():
             where = ("stages", name, *path.split("."))
-            found = _wrong_input(ref, stages, set(named))
+            found = _wrong_input(name, ref, stages, set(named))
             if found:
                 problems.append(Problem(found[0], ".".join(where), locate(origins, where), found[1]))
     return problems
 
 
-def _wrong_input(ref: Ref, stages: Mapping[str, Use[Stage]], named: set[str]) -> tuple[str, str] | None:
+def _wrong_input(owner: str, ref: Ref, stages: Mapping[str, Use[Stage]], named: set[str]) -> tuple[str, str] | None:
     wanted = " or ".join(cls.type for cls in ref.types)
     if ref.where != "stage":
         return _wrong_foreign(ref, wanted)
@@ -256,7 +261,7 @@ def _wrong_input(ref: Ref, stages: Mapping[str, Use[Stage]], named: set[str]) ->
         return f"there is no stage {ref.text!r}", suggest(ref.text, named, noun="stages")
     if ref.text not in stages or not ref.types or issubclass(_made(stages[ref.text]), ref.types):
         return None
-    fitting = ", ".join(name for name, stage in stages.items() if issubclass(_made(stage), ref.types))
+    fitting = ", ".join(name for name, use in stages.items() if name != owner and issubclass(_made(use), ref.types))
     what = f"stage {ref.text!r} makes a {_made(stages[ref.text]).type}, but a {wanted} goes here"
     return what, f"stages that make one: {fitting}" if fitting else ""
 

@@ -1,0 +1,84 @@
+"""What people read when something is wrong, as golden files: where, what, and what next; all at once."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from recipe_runner.cli import main
+from recipe_runner.errors import Origin, Problem, RecipeError, suggest
+from recipe_runner.recipe import load
+
+FOLDER = Path(__file__).parent / "golden" / "errors"
+
+
+@pytest.mark.parametrize("case", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_problems_read_as_written_down(case: Path, plugins, monkeypatch, tmp_path):
+    """After a change that is meant, copy the file that the failure names over the golden one."""
+    monkeypatch.chdir(FOLDER)
+    with pytest.raises(RecipeError) as caught:
+        load(case.name, plugins=plugins)
+    golden, here = case.with_suffix(".txt"), str(FOLDER)
+    text = f"exit {int(caught.value.exit_code)}\n{caught.value.render()}\n"
+    text = text.replace(here, "HERE").replace(version("pluggy"), "VERSION")
+    (tmp_path / golden.name).write_text(text)
+    assert text == (golden.read_text() if golden.exists() else ""), f"cp {tmp_path / golden.name} {golden}"
+
+
+def test_nothing_was_run_by_a_tag():
+    assert not Path("/tmp/recipe-was-here").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["check", "tinny"], "did you mean 'tiny.yaml'?"),
+        (["check", "nowhere/tiny.yaml"], "no recipe 'nowhere/tiny.yaml'"),
+        (["chekc", "tiny"], "id you mean 'check'?"),
+        (["plan", "{}", "--force", "dta"], "did you mean 'data'?"),
+        (["run", "{}", "--until", "dta"], "did you mean 'data'?"),
+        (["run", "{}", "--only", "data", "--until", "data"], "--only and --until"),
+        (["run", "{}", "--until", "data", "--force", "train"], "this run does not get to that"),
+        (["run", "{}", "stages.data.wrods=[a]"], "did you mean 'words'?"),
+        (["run", "{}", "data"], "'data' is not an override"),
+        (["run", "{}", "a..b=3"], "is not an override"),
+        (["run", "{}", "extends=[tiny]"], "is not an override"),
+        (["run", "{}", "stages.data.words=[a"], "cannot be read"),
+        (["run", "{}", "stages.data.words=!!set {a}"], "a tag, !!set"),
+        (["run", "{}", "stages.data.words=[a]\nvars: 3"], "more than a value"),
+        (["-p", "no:builtin", "check", "{}"], "did you mean 'builtins'?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_command_line_that_cannot_be_carried_out_exits_2(bench, plugins, monkeypatch, capfd, words, said):
+    for command in ("check", "plan", "run"):
+        if "-p" not in words:
+            monkeypatch.setattr(f"recipe_runner.commands.{command}.load_plugins", lambda _: plugins)
+    bench.write("  data: {use: toy-corpus}\n  train: {use: toy-train, corpus: data}\n")
+    monkeypatch.chdir(bench.folder)
+    assert main([word.replace("{}", str(bench.recipe)) for word in words]) == 2
+    out, err = capfd.readouterr()
+    assert said in err
+    assert out == "" or words[0] == "chekc"
+    assert not (bench.folder / ".recipe").exists()
+
+
+def test_debug_shows_the_traceback(bench, capfd):
+    assert main(["--debug", "check", str(bench.folder / "no.yaml")]) == 2
+    assert "Traceback" in capfd.readouterr().err
+    assert main(["check", str(bench.folder / "no.yaml")]) == 2
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_problem_shows_the_line_and_what_next():
+    problem = Problem("is wrong", "a.b", Origin("f.yaml", 12, 3, "  b: 1\r"), "do this\nor that")
+    assert problem.render() == "f.yaml:12:3: a.b: is wrong\n    12 |   b: 1\n  -> do this\n  -> or that"
+
+
+def test_a_suggestion_is_close_or_a_list():
+    assert suggest("adamv", ["lion", "adamw"]) == "did you mean 'adamw'?"
+    assert suggest("xyz", ["lion", "adamw"], noun="optimizers") == "optimizers: adamw, lion"
+    assert suggest("xyz", map(str, range(20)), noun="n").endswith(", …")
+    assert suggest("xyz", [], noun="optimizer") == "there is no optimizer at all"
