@@ -25,19 +25,20 @@ class Local:
 
     def launch(self, job: Path, execution: ExecutionConfig, inherit: Sequence[int]) -> int:
         """Start `execution.processes` ranks, wait for them, and return the first status that is not 0."""
-        shared = {
-            **os.environ,
-            "WORLD_SIZE": str(execution.processes),
-            "LOCAL_WORLD_SIZE": str(execution.processes),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(_free_port()),
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-        }
+        shared = {**os.environ, "WORLD_SIZE": str(execution.processes), "HF_HUB_DISABLE_TELEMETRY": "1"}
+        if execution.processes > 1:   # LOCAL_RANK makes accelerate wrap even a single rank in DDP
+            shared |= {
+                "LOCAL_WORLD_SIZE": str(execution.processes),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(_free_port()),
+            }
         command = [sys.executable, "-m", "recipe_runner.worker", str(job)]
         ranks: list[subprocess.Popen[bytes]] = []
         try:
             for rank in range(execution.processes):
-                environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+                environment = {**shared, "RANK": str(rank)}
+                if execution.processes > 1:
+                    environment["LOCAL_RANK"] = str(rank)
                 ranks.append(
                     subprocess.Popen(
                         command, env=environment, pass_fds=tuple(inherit), start_new_session=True,
