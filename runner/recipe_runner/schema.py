@@ -16,6 +16,7 @@ from recipe_runner.recipe import RecipeConfig
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 _REFERENCE = {"type": "string", "pattern": r"\$\{"}
+_NULL = {"type": "null"}
 _VALUES = ("default", "enum", "const", "examples")
 
 
@@ -59,7 +60,9 @@ class _Builder:
             entries = {key: self.loose(entry) for key, entry in node["properties"].items()}
             found["properties"] = {key: {"if": _REFERENCE, "else": entry} for key, entry in entries.items()}
         if isinstance(node.get("additionalProperties"), Mapping):
-            found["additionalProperties"] = {"if": {"type": "null"}, "else": found["additionalProperties"]}
+            found["additionalProperties"] = {"if": _NULL, "else": found["additionalProperties"]}
+        for pattern, entry in found.get("patternProperties", {}).items():
+            found["patternProperties"][pattern] = {"if": _NULL, "else": entry}
         return found
 
     def slot(self, kind: str, options: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from recipe_plugins.training.estimate import known_shape
 from recipe_runner import Adapter, Config, Corpus, Estimate, Evaluation, Input, Known, Model, Ref, StageConfig, suggest
@@ -19,6 +19,8 @@ Metric = Annotated[
 
 class CorpusEntry(Config):
     """A corpus, and how its conversations are asked; of plain text the bits per byte are measured on `heldout`."""
+
+    model_config = ConfigDict(json_schema_extra={"type": ["object", "string"]})  # the shorthand below
 
     corpus: Annotated[Ref, Input((Corpus,))]
     split: Annotated[
