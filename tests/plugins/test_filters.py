@@ -56,9 +56,9 @@ def test_each_rule_of_gopher(text, expected):
 
 
 def test_what_a_word_is_decides():
-    code = "if the(of) and (that or [have]): to(be, with); " * 12
+    code = "while the (of) and (that or [have]): return(be, with); " * 12
     assert reason(code, words="whitespace") == ""
-    assert reason(code, words="unicode") == "few_letters"     # each mark is a word of its own
+    assert reason(code, words="unicode") == "few_letters"     # each run of marks is a word of its own
 
 
 def test_a_threshold_moves_the_line():

@@ -72,7 +72,7 @@ class GopherQuality:
             "bullet_lines": _share(sum(line.lstrip().startswith(BULLETS) for line in lines), len(lines)),
             "ellipsis_lines": _share(sum(line.rstrip().endswith(ELLIPSES) for line in lines), len(lines)),
             "letter_words": _share(features["letter"].sum(), len(words)),
-            "stop_words": len(np.unique(features["stop"][features["stop"] > 0])),
+            "stop_words": np.count_nonzero(np.bincount(features["stop"], minlength=1)[1:]),
         }
 
 
