@@ -117,7 +117,7 @@ def _validate(tree: Tree, merged: Layered, file: Path, overrides: Sequence[str],
     stages = top.stages if top else _valid_stages(tree, context)
     order, cycles = _order(stages, origins)
     problems += [
-        *_wrong_inputs(stages, tree.get("stages") or {}, origins),
+        *_wrong_inputs(stages, _named(tree), origins),
         *cycles,
         *(_not_inherited(top, merged) if top else ()),
     ]
@@ -137,13 +137,18 @@ def _news(found: Sequence[Problem], known: Sequence[Problem]) -> list[Problem]:
     return [problem for problem in found if not any(path.startswith(problem.path + ".") for path in paths)]
 
 
+def _named(tree: Tree) -> list[str]:
+    """The stages that are written down and not taken out, be they valid or not."""
+    stages = tree.get("stages")
+    return [name for name, stage in stages.items() if stage is not None] if isinstance(stages, Mapping) else []
+
+
 def _valid_stages(tree: Tree, context: Validation) -> dict[str, Use[Stage]]:
     """The stages that are valid by themselves, so that their inputs can be checked too."""
     found: dict[str, Use[Stage]] = {}
-    stages = tree.get("stages")
-    for name, value in stages.items() if isinstance(stages, Mapping) else ():
+    for name in _named(tree):
         with contextlib.suppress(ValueError):
-            found[name] = Slot("stage").resolve(value, context)
+            found[name] = Slot("stage").resolve(tree["stages"][name], context)
     return found
 
 
@@ -241,19 +246,21 @@ def _not_inherited(top: RecipeConfig, merged: Layered) -> list[Problem]:
 # ── the graph ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _wrong_inputs(stages: Mapping[str, Use[Stage]], named: Iterable[str], origins: Origins) -> list[Problem]:
+def _wrong_inputs(stages: Mapping[str, Use[Stage]], named: Sequence[str], origins: Origins) -> list[Problem]:
     """Inputs that name no stage, or a stage that makes something else."""
     problems: list[Problem] = []
     for name, stage in stages.items():
         for path, ref in identity.inputs(stage.config).items():
             where = ("stages", name, *path.split("."))
-            found = _wrong_input(name, ref, stages, set(named))
+            found = _wrong_input(name, ref, stages, named)
             if found:
                 problems.append(Problem(found[0], ".".join(where), locate(origins, where), found[1]))
     return problems
 
 
-def _wrong_input(owner: str, ref: Ref, stages: Mapping[str, Use[Stage]], named: set[str]) -> tuple[str, str] | None:
+def _wrong_input(
+    owner: str, ref: Ref, stages: Mapping[str, Use[Stage]], named: Sequence[str]
+) -> tuple[str, str] | None:
     wanted = " or ".join(cls.type for cls in ref.types)
     if ref.where != "stage":
         return _wrong_foreign(ref, wanted)

@@ -25,7 +25,8 @@ import json, sys
 from recipe_runner import identity
 from recipe_runner.recipe import load
 recipe = load(sys.argv[1])
-print(json.dumps({n: identity.key_of(identity.payload(u, recipe.seed_of(n), {}, {})) for n, u in recipe.stages.items()}))
+payloads = {n: identity.payload(use, recipe.seed_of(n), {}, {}) for n, use in recipe.stages.items()}
+print(json.dumps({n: identity.key_of(payload) for n, payload in payloads.items()}))
 """
 
 
