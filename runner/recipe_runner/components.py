@@ -426,7 +426,8 @@ def _share(value: Any) -> Any:
     return float(match[1]) / 100 if match else value
 
 
-Share = Annotated[float, BeforeValidator(_share), Field(ge=0, le=1)]
+_SHARES = {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "string", "pattern": "%$"}]}
+Share = Annotated[float, BeforeValidator(_share), Field(ge=0, le=1), WithJsonSchema(_SHARES)]
 """A share of a whole: `0.01` or `1%`."""
 
 

@@ -99,5 +99,11 @@ def test_what_is_wrong_is_pointed_at(toy_schema, written, instead, path):
     assert path in wrong(toy_schema, ACCEPTED.replace(written, instead))
 
 
+def test_a_share_is_a_number_or_a_percentage(builtin):
+    curation = "stages: {{c: {{use: curation, sources: {{a: {{use: text, path: x}}}}, heldout: {0}}}}}"
+    assert wrong(builtin, curation.format("0.1")) == wrong(builtin, curation.format("1%")) == []
+    assert wrong(builtin, curation.format("many")) == wrong(builtin, curation.format("2")) == ["stages.c.heldout"]
+
+
 def test_a_broken_component_is_accepted_unchecked(toy_schema):
     assert wrong(toy_schema, "stages: {base: {use: toy-train, rule: {use: broken, anything: 1}}}") == []
