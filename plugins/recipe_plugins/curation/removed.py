@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Iterable, Iterator
+from math import isfinite
 from pathlib import Path
 from types import TracebackType
 
@@ -36,7 +37,8 @@ class Removed:
 
     def add(self, step: Step, found: Document, verdict: Verdict) -> None:
         """One document that a step removed."""
-        entry = {**body(found.record), "reason": verdict.reason, "scores": dict(verdict.scores)}
+        scores = {name: float(score) if isfinite(score) else None for name, score in verdict.scores.items()}
+        entry = {**body(found.record), "reason": verdict.reason, "scores": scores}
         if self._all:
             self._append(step.folder, [as_line(entry)])
             return

@@ -72,7 +72,7 @@ class GopherQuality:
             "bullet_lines": _share(sum(line.lstrip().startswith(BULLETS) for line in lines), len(lines)),
             "ellipsis_lines": _share(sum(line.rstrip().endswith(ELLIPSES) for line in lines), len(lines)),
             "letter_words": _share(features["letter"].sum(), len(words)),
-            "stop_words": np.count_nonzero(np.bincount(features["stop"], minlength=1)[1:]),
+            "stop_words": int(np.count_nonzero(np.bincount(features["stop"], minlength=1)[1:])),
         }
 
 
