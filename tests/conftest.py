@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe_runner import Corpus
+from recipe_runner import Corpus, Record
 from recipe_runner.identity import digest_of, folder_files
 
 LLAMA = {
@@ -20,17 +20,17 @@ LLAMA = {
 }
 
 
-def write_corpus(folder: Path, documents: dict[str, list[str]], heldout_every: int = 8) -> Corpus:
-    """A corpus of texts by domain, as curation writes it; every so-manieth document is held out."""
+def _write_corpus(folder: Path, documents: dict[str, list], heldout_every: int = 8) -> Corpus:
+    """A corpus of texts (or lists of messages) by domain, as curation writes it; every so-manieth is held out."""
     index: dict = {}
     for domain, texts in documents.items():
         for split in ("train", "heldout"):
             chosen = [(n, text) for n, text in enumerate(texts) if (n % heldout_every == 0) == (split == "heldout")]
-            rows = [{"id": f"{domain}-{n}", "text": text, "messages": None, "meta": {}} for n, text in chosen]
+            rows = [{"id": f"{domain}-{n}", "meta": {}, **_content(text)} for n, text in chosen]
             path = folder / "payload" / split / domain / "00000.jsonl"
             path.parent.mkdir(parents=True)
             path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-            size = sum(len(text.encode()) for _, text in chosen)
+            size = sum(Record(**row).size for row in rows)
             shard = {"file": f"{split}/{domain}/00000.jsonl", "documents": len(rows), "bytes": size}
             index.setdefault(domain, {})[split] = {"documents": len(rows), "bytes": size, "shards": [shard]}
     (folder / "payload" / "corpus.json").write_text(json.dumps({"domains": index}), encoding="utf-8")
@@ -38,6 +38,10 @@ def write_corpus(folder: Path, documents: dict[str, list[str]], heldout_every: i
     manifest = {"type": "corpus", "facts": {}, "files": files}
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return Corpus(folder, digest_of(files), manifest)
+
+
+def _content(document) -> dict:
+    return {"text": document} if isinstance(document, str) else {"messages": document}
 
 
 def _texts() -> dict[str, list[str]]:
@@ -54,9 +58,15 @@ def _texts() -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="session")
+def write_corpus():
+    """`write_corpus(folder, {domain: texts or conversations})`: a corpus by hand."""
+    return _write_corpus
+
+
+@pytest.fixture(scope="session")
 def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """Two domains, `prose` and `code`, of some 60 KB each, split into train and heldout."""
-    return write_corpus(tmp_path_factory.mktemp("tiny-corpus"), _texts())
+    return _write_corpus(tmp_path_factory.mktemp("tiny-corpus"), _texts())
 
 
 @pytest.fixture(scope="session")
@@ -69,19 +79,32 @@ def tiny_tokeniser(tiny_corpus, tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="session")
+def pretraining():
+    """`pretraining(budget={"steps": 9})`: a config of `pretrain` at the smallest scale, with changes."""
+    return _pretraining
+
+
+@pytest.fixture(scope="session")
+def annealing():
+    """A config of `anneal` at the smallest scale, with changes."""
+    shared = ("corpus", "mix", "batch_size", "sequence_length", "budget", "execution")
+    return lambda **changes: {**{key: _pretraining()[key] for key in shared}, "model": "base", **changes}
+
+
+@pytest.fixture(scope="session")
 def tiny_base(tiny_corpus, tiny_tokeniser, tmp_path_factory: pytest.TempPathFactory):
     """A llama of two layers, pretrained for 30 steps, with its branch point."""
     from recipe_runner.testing import make
 
     return make(
         "pretrain",
-        pretraining(budget={"steps": 30}),
+        _pretraining(budget={"steps": 30}),
         tmp_path_factory.mktemp("tiny-base"),
         inputs={"corpus": tiny_corpus, "tokeniser": tiny_tokeniser},
     )
 
 
-def pretraining(**changes) -> dict:
+def _pretraining(**changes) -> dict:
     """A config of `pretrain` at the smallest scale."""
     return {
         "corpus": "corpus",

@@ -1,9 +1,10 @@
 """A stage in a process of its own that kills itself at a set moment; run by `test_resume.py`.
 
-    python killable.py SPEC    SPEC is JSON: use, config, inputs {name: [type, folder]}, folder, kill {step | flush}
+    python killable.py SPEC    SPEC is JSON: use, config, inputs {name: folder}, folder, kill {step | flush | stop}
 
-Rows of metrics go to `rows.jsonl`, written and cut as the runner would. `kill: {step: 7}` is after the metrics of step 7
-are out; `kill: {flush: 2}` is in the second checkpoint, with all its files there and no mark.
+Rows of metrics go to `rows.jsonl`, written and cut as the runner would. `kill: {step: 7}` is after the metrics of
+step 7 are out; `kill: {flush: 2}` is in the second checkpoint, with all its files there and no mark; `stop` is no kill,
+but what a signal does.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class PagedAdamW8bit:
     def build(self, groups: Sequence[ParamGroup]) -> torch.optim.Optimizer:
         """See `recipe_runner.Optimizer`. Raises `RecipeError` where bitsandbytes is not installed."""
         try:
-            from bitsandbytes.optim import PagedAdamW8bit as Paged
+            from bitsandbytes.optim.adamw import PagedAdamW8bit as Paged
         except ImportError as error:
             raise RecipeError(
                 "paged-adamw-8bit needs bitsandbytes, which is not installed", next="pip install 'recipe-runner[qlora]'"

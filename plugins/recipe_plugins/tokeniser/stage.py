@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
@@ -51,7 +52,7 @@ class TokeniserStage:
         if "strftime_now" in text:
             raise RecipeError(f"{self.config.template}: a template that asks for the date gives other tokens every day")
         try:
-            rendered = tokenizer.apply_chat_template(
+            rendered: Any = tokenizer.apply_chat_template(
                 _TURNS, chat_template=text, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
             )
         except TemplateError as error:

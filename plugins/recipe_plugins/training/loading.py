@@ -32,7 +32,7 @@ def load_model(
     Raises `RecipeError` where weights are missing, unknown or of another shape.
     """
     logging.disable_progress_bar()
-    model, report = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         artifact.payload,
         dtype=dtype,
         attn_implementation="sdpa",
@@ -41,6 +41,7 @@ def load_model(
         output_loading_info=True,
         **library,
     )
+    model, report = loaded
     wrong = {kind: sorted(map(str, report[kind])) for kind in report if kind.endswith("_keys") and report[kind]}
     if wrong:
         shown = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(names[:3])}" for kind, names in wrong.items())

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from datasets import Dataset
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
 from recipe_plugins.training.trainer import Job, RecipeTrainerMixin
 

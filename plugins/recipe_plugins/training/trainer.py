@@ -108,13 +108,20 @@ class RecipeTrainerMixin:
     arguments_class: type[TrainingArguments] = TrainingArguments
     library_arguments: Mapping[str, Any] = {}
 
+    args: Any   # these are the library's
+    model: Any
+    optimizer: Any
+    lr_scheduler: Any
+    accelerator: Any
+    state: Any
+
     def __init__(self, *, job: Job, **library: Any) -> None:
         self.job, self.counters, self.clock = job, Counters(), Clock()
         self.interrupted = False
         self.resumed_from: int | None = None
         self.last_loss = math.nan
         self._step_tokens = 0
-        super().__init__(data_collator=stack, callbacks=[_Hooks(self)], **library)
+        super().__init__(data_collator=stack, callbacks=[_Hooks(self)], **library)  # type: ignore[call-arg]
         self.model_accepts_loss_kwargs = True   # tells Trainer that the loss is scaled for the whole step already
         self._step_loss = torch.zeros((), device=self.args.device)
         self.branch_step = end_of_stable(job.schedule, job.steps) if job.branch else None

@@ -1,0 +1,101 @@
+"""The stage `tokeniser`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import pytest
+
+from recipe_runner import RecipeError
+from recipe_runner.testing import make
+
+pytestmark = pytest.mark.slow
+
+TURNS = [{"role": "user", "content": "Wie geht's, 世界?"}, {"role": "assistant", "content": "Gut 👍"}]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_tokeniser):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_tokeniser.payload)
+
+
+def trained(folder, corpus, **changes):
+    return make("tokeniser", {"corpus": "corpus", "vocab_size": 300, **changes}, folder, inputs={"corpus": corpus})
+
+
+def test_it_loads_and_any_text_comes_back(tokenizer, tiny_tokeniser):
+    assert len(tokenizer) == tiny_tokeniser.facts["vocab_size"] == 384
+    for text in ("", " a  b\n\tc ", "naïve 世界 👍 \x00\ufffd", "don't  <|pad|> 12345"):
+        assert tokenizer.decode(tokenizer(text, split_special_tokens=True)["input_ids"]) == text
+
+
+def test_special_tokens_are_apart(tokenizer):
+    special = ["<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>"]
+    assert [tokenizer.convert_tokens_to_ids(token) for token in special] == [0, 1, 2, 3]
+    assert (tokenizer.eos_token, tokenizer.pad_token) == tuple(special[:2])
+
+
+def test_the_template_marks_exactly_what_the_assistant_says(tokenizer):
+    found = tokenizer.apply_chat_template(
+        TURNS, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    said = [number for number, mark in zip(found["input_ids"], found["assistant_masks"], strict=True) if mark]
+    assert tokenizer.decode(said) == "Gut 👍<|im_end|>"
+
+
+def test_bytes_per_token_are_those_of_the_heldout_text(tokenizer, tiny_tokeniser, tiny_corpus):
+    texts = [record.text for record in tiny_corpus.read("code", "heldout")]
+    expected = sum(len(t.encode()) for t in texts) / sum(len(tokenizer(t)["input_ids"]) for t in texts)
+    assert tiny_tokeniser.facts["bytes_per_token"]["code"] == pytest.approx(expected, abs=1e-4)
+    assert set(tiny_tokeniser.facts["bytes_per_token"]) == {"prose", "code"}
+
+
+def test_nothing_is_learned_from_heldout_text(tmp_path, write_corpus):
+    documents = ["qzx" * 50 if number % 8 == 0 else "plain words and more of them" for number in range(64)]
+    made = trained(tmp_path / "tokeniser", write_corpus(tmp_path / "corpus", {"web": documents}))
+    assert "qz" not in (made.payload / "tokenizer.json").read_text()
+    assert made.manifest["warnings"] == [f"the text gave {made.facts['vocab_size']} entries only; 300 were asked for"]
+
+
+def test_the_same_in_every_process(tmp_path, tiny_corpus):
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from recipe_runner import Corpus; from recipe_runner.testing import make\n"
+        "corpus = Corpus(Path(sys.argv[1]), '', {'facts': {}})\n"
+        "made = make('tokeniser', {'corpus': 'c', 'vocab_size': 400}, Path(sys.argv[2]), inputs={'c': corpus})\n"
+        "print(made.digest)"
+    )
+    digests = set()
+    for seed in ("1", "2"):
+        run = [sys.executable, "-c", script, str(tiny_corpus.path), str(tmp_path / seed)]
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        done = subprocess.run(run, env=environment, capture_output=True, text=True, check=True)
+        digests.add(done.stdout.strip())
+    assert len(digests) == 1
+
+
+def test_conversations_are_text_too(tmp_path, write_corpus):
+    corpus = write_corpus(tmp_path / "corpus", {"chat": [TURNS] * 16})
+    made = trained(tmp_path / "tokeniser", corpus)
+    assert made.facts["bytes_per_token"]["chat"] > 1
+
+
+def test_templates_of_ones_own(tmp_path, tiny_corpus):
+    template = tmp_path / "mine.jinja"
+    template.write_text("{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}{% endfor %}")
+    made = trained(tmp_path / "one", tiny_corpus, template=str(template), special_tokens=["<|tool|>"])
+    assert (made.payload / "chat_template.jinja").read_text() == template.read_text()
+    assert made.digest != trained(tmp_path / "two", tiny_corpus).digest
+    for text, message in (
+        ("{{ messages[0]['content'] }}", "does not mark what the assistant generates"),
+        ("{{ strftime_now('%d') }}", "asks for the date"),
+        ("{% for %}", "mine.jinja"),
+    ):
+        template.write_text(text)
+        with pytest.raises(RecipeError, match=message):
+            trained(tmp_path / hashlib.sha256(text.encode()).hexdigest(), tiny_corpus, template=str(template))

@@ -1,0 +1,237 @@
+"""The mixin, over both trainers: normalisation, order, errors, resume under other conditions."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from recipe_runner import Interrupted, RecipeError
+from recipe_runner.testing import LocalContext
+from recipe_runner.testing.local import slot
+
+pytestmark = pytest.mark.slow
+
+VOCAB, LENGTH = 64, 16
+
+
+class Rows:
+    """Random rows; `labelled` says which have labels."""
+
+    def __init__(self, count=20, labelled=lambda number: True):
+        self.count, self.labelled, self.read = count, labelled, []
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, number):
+        self.read.append(number)
+        ids = np.random.default_rng(number).integers(0, VOCAB, LENGTH)
+        labels = ids if self.labelled(number) else np.full(LENGTH, -100)
+        return {"input_ids": ids, "labels": labels, "position_ids": np.arange(LENGTH)}
+
+
+def model():
+    import torch
+
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    torch.manual_seed(0)
+    return slot("architecture", {"use": "llama", **shape, "max_position_embeddings": LENGTH}).build().build(VOCAB)
+
+
+def tokenizer():
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({str(n): n for n in range(VOCAB)}, unk_token="0"))
+    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="1", pad_token="2")
+
+
+def trained(folder, *, rows=None, context=None, steps=6, trainer="TokenTrainer", digests=None, net=None, **changes):
+    import recipe_plugins.training as training
+
+    execution = {"device": "cpu", "threads": 2, "checkpoint_every": 2, **changes.pop("execution", {})}
+    settings = {"budget": {"steps": steps}, "batch_size": 4, "sequence_length": LENGTH, "execution": execution}
+    config = training.TrainingConfig.model_validate({**settings, **changes})
+    context = context or LocalContext(folder)
+    result = training.train(
+        context,
+        config,
+        net or model(),
+        rows or Rows(),
+        tokenizer(),
+        steps=steps,
+        optimizer=config.optimizer,
+        digests=digests or {},
+        trainer=getattr(training, trainer),
+    )
+    return context, result
+
+
+def losses(context):
+    return [row["loss"] for row in context.rows]
+
+
+def test_both_trainers_are_one_loop(tmp_path):
+    one, _ = trained(tmp_path / "one")
+    other, _ = trained(tmp_path / "other", trainer="SupervisedTrainer")
+    assert losses(one) == losses(other)
+    assert [row["step"] for row in one.rows] == list(range(1, 7))
+    assert set(one.rows[0]) == {"step", "loss", "lr", "grad_norm", "tokens_per_second"}
+
+
+def test_the_loss_is_the_mean_over_the_labels_of_the_step(tmp_path):
+    import torch
+
+    from recipe_plugins.training.trainer import summed_loss
+
+    rows = Rows(labelled=lambda number: number % 3 > 0)
+    context, result = trained(tmp_path, rows=rows, steps=1, execution={"micro_batch": 1})
+    read = [rows[number] for number in rows.read[:4]]
+    ids, labels = (torch.tensor(np.stack([row[key] for row in read])) for key in ("input_ids", "labels"))
+    expected = summed_loss(model()(input_ids=ids).logits, labels) / (labels[:, 1:] != -100).sum()
+    assert losses(context) == [pytest.approx(expected.item(), rel=1e-6)]
+    assert result.supervised_tokens == (labels[:, 1:] != -100).sum()
+    assert result.tokens == ids.numel()
+
+
+@pytest.mark.parametrize("trainer", ["TokenTrainer", "SupervisedTrainer"])
+def test_a_step_without_labels_is_a_counted_zero(tmp_path, trainer):
+    context, result = trained(tmp_path, rows=Rows(labelled=lambda number: False), steps=2, trainer=trainer)
+    assert losses(context) == [0.0, 0.0]
+    assert (result.rows_without_labels, result.supervised_tokens) == (8, 0)
+
+
+def test_every_epoch_reads_each_row_once_in_an_order_of_its_own(tmp_path):
+    rows = Rows(count=8)
+    trained(tmp_path, rows=rows, steps=6)
+    epochs = [rows.read[first : first + 8] for first in (0, 8, 16)]
+    assert all(sorted(epoch) == list(range(8)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
+    net = model()
+    rows = Rows()
+    context = LocalContext(tmp_path)
+    poison = context.metrics
+
+    def metrics(step, **values):
+        poison(step, **values)
+        if step == 3:
+            net.model.norm.weight.data.fill_(float("nan"))
+
+    context.metrics = metrics
+    with pytest.raises(RecipeError, match="step 4: the loss is nan") as error:
+        trained(tmp_path, rows=rows, context=context, net=net)
+    assert "step-2" in error.value.next
+    assert len(context.rows) == 3
+
+
+def test_stopping_saves_and_is_gone_on_from(tmp_path):
+    straight, _ = trained(tmp_path / "straight")
+    context = LocalContext(tmp_path / "stopped")
+    kept = context.metrics
+
+    def metrics(step, **values):
+        kept(step, **values)
+        context.stop = step == 3
+
+    context.metrics = metrics
+    with pytest.raises(Interrupted, match="stopped after step 4 of 6, which is saved"):
+        trained(None, context=context)
+    context.metrics, context.stop = kept, False
+    _, result = trained(None, context=context)
+    assert result.resumed_from == 4
+    assert losses(context) == losses(straight)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"digests": {"corpus": "b"}}, "the data or the tokeniser changed"),
+        ({"steps": 7}, "the number of steps changed"),
+        ({"batch_size": 8}, "the batch size changed"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused(tmp_path, change, message):
+    trained(tmp_path, digests={"corpus": "a"})
+    with pytest.raises(RecipeError, match=message):
+        trained(tmp_path, **{"digests": {"corpus": "a"}, **change})
+
+
+def test_another_number_of_processes_is_refused_with_two_remedies(tmp_path):
+    trained(tmp_path)
+    state = tmp_path / "work" / "checkpoints" / "step-6" / "state.json"
+    changed = {**json.loads(state.read_text()), "world_size": 2}
+    state.write_text(json.dumps(changed).ljust(state.stat().st_size))
+    mark = state.with_name("complete.json")
+    mark.write_text(json.dumps({**json.loads(mark.read_text()), "state.json": state.stat().st_size}))
+    with pytest.raises(RecipeError, match="had 2 processes, this one has 1") as error:
+        trained(tmp_path)
+    assert "execution.processes: 2" in error.value.next
+    assert "--restart" in error.value.next
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    context, first = trained(tmp_path)
+    _, again = trained(None, context=context, net=model())
+    assert again.resumed_from == 6
+    assert (again.loss, again.tokens) == (first.loss, first.tokens)
+    assert len(context.rows) == 6
+
+
+def test_what_the_libraries_were_told_is_noted(tmp_path):
+    context, _ = trained(
+        tmp_path,
+        steps=3,
+        max_grad_norm=0.7,
+        gradient_checkpointing=True,
+        schedule={"use": "cosine", "warmup": 1},
+        execution={"micro_batch": 3},
+    )
+    noted = context.facts["training"]
+    assert noted["per_device_train_batch_size"] == 3
+    assert noted["gradient_accumulation_steps"] == 2
+    assert noted["max_grad_norm"] == 0.7
+    assert noted["gradient_checkpointing"] is True
+    assert noted["tokens"] == 3 * 4 * LENGTH
+    assert noted["schedule"]["use"].endswith("cosine")
+    assert context.rows[2]["lr"] == pytest.approx(1e-3 * (1 + np.cos(np.pi / 2)) / 2)
+
+
+def test_gradient_checkpointing_changes_no_loss(tmp_path):
+    plain, _ = trained(tmp_path / "plain")
+    saved, _ = trained(tmp_path / "saved", gradient_checkpointing=True)
+    np.testing.assert_allclose(losses(saved), losses(plain), rtol=1e-6)
+
+
+def test_gradients_are_clipped(tmp_path):
+    clipped, _ = trained(tmp_path / "clipped", steps=3, max_grad_norm=1e-4, optimizer={"eps": 1.0})
+    free, _ = trained(tmp_path / "free", steps=3, max_grad_norm=0, optimizer={"eps": 1.0})
+    assert clipped.rows[0]["grad_norm"] == pytest.approx(free.rows[0]["grad_norm"])   # the norm before clipping
+    assert losses(free)[2] < losses(clipped)[2]
+
+
+def test_a_device_that_is_not_there_is_named():
+    import torch
+
+    from recipe_plugins.training import device
+    from recipe_runner import ExecutionConfig
+
+    missing = "cuda" if not torch.cuda.is_available() else "mps"
+    with pytest.raises(RecipeError, match=f"there is no {missing} device here"):
+        device(ExecutionConfig(device=missing))
+
+
+def test_bf16_keeps_fp32_weights_and_is_near_fp32(tmp_path):
+    import torch
+
+    net = model()
+    half, _ = trained(tmp_path / "half", precision="bf16", net=net)
+    full, _ = trained(tmp_path / "full")
+    assert {parameter.dtype for parameter in net.parameters()} == {torch.float32}
+    assert losses(half) != losses(full)
+    np.testing.assert_allclose(losses(half), losses(full), rtol=2e-2)
+    assert net(input_ids=torch.tensor([[1, 2]])).logits.dtype == torch.float32   # the autocast ended with training
