@@ -1,0 +1,103 @@
+"""The documents name everything that a user or a plugin author meets; what they show is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from recipe_runner import hookspecs
+from recipe_runner.cli import app
+from recipe_runner.errors import ExitCode
+from recipe_runner.events import KINDS
+from recipe_runner.plan import REASONS
+
+ROOT = Path(__file__).resolve().parents[2]
+README, CONTRIBUTING = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md"))
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("examples/*/README.md")]
+
+
+def hooks() -> list[str]:
+    return [name for name, value in vars(hookspecs).items() if hasattr(value, "recipe_runner_spec")]
+
+
+def commands() -> list[str]:
+    return sorted(set(typer.main.get_command(app).commands))
+
+
+def kinds() -> set[str]:
+    """Every kind that the built-ins register, and those that the runner itself asks for."""
+    from recipe_runner.plugins import installed
+
+    return {component.kind for component in installed().registry} | {"tracker", "kind"}
+
+
+def test_there_are_hooks():
+    assert len(hooks()) == 6
+
+
+@pytest.mark.parametrize("name", hooks())
+def test_every_hook_is_documented(name):
+    assert f"| `{name}` |" in CONTRIBUTING
+    assert "@hookimpl" in (getattr(hookspecs, name).__doc__ or ""), "an example belongs into its docstring"
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_command_is_documented(name):
+    assert f"`recipe {name}" in README
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_every_reason_is_documented(reason):
+    assert f"| `{reason}` |" in CONTRIBUTING
+
+
+@pytest.mark.parametrize("code", ExitCode, ids=str)
+def test_every_exit_code_is_documented(code):
+    assert f"| {code.value} | `{code.name}` |" in CONTRIBUTING
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_event_is_documented(kind):
+    assert f"`{kind}`" in CONTRIBUTING
+
+
+def test_every_kind_of_component_is_documented():
+    missing = [kind for kind in kinds() if f"| `{kind}` |" not in CONTRIBUTING]
+    assert not missing
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=lambda f: str(f.relative_to(ROOT)))
+def test_links_lead_somewhere(file):
+    text = file.read_text(encoding="utf-8")
+    headings = {
+        re.sub(r"[^\w -]", "", line.lstrip("# ")).lower().replace(" ", "-")
+        for line in text.splitlines()
+        if line.startswith("#")
+    }
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        assert target.removeprefix("#") in headings if target.startswith("#") else (file.parent / target).exists(), (
+            target
+        )
+
+
+def test_the_readme_s_recipe_is_valid(tmp_path, monkeypatch):
+    from recipe_runner.recipe import load
+
+    (text,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(text)
+    assert list(load(str(tmp_path / "mine.yaml")).stages) == list(yaml.safe_load(text)["stages"])
+
+
+def test_rooms_in_the_documents_are_there():
+    for name in re.findall(r"\b\w+\.py\b", CONTRIBUTING):
+        assert (
+            list(ROOT.glob(f"runner/**/{name}"))
+            + list(ROOT.glob(f"plugins/**/{name}"))
+            + list(ROOT.glob(f"tests/**/{name}"))
+        ), name
+    for room in (ROOT / "runner/recipe_runner").glob("*.py"):
+        assert room.name in CONTRIBUTING, room.name
