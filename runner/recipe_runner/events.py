@@ -77,12 +77,11 @@ class EventLog:
     """Appends every event but progress to `events.jsonl`."""
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  (lives as long as the run)
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115  (lives as long as the run)
 
     def __call__(self, event: Event) -> None:
         if event.kind not in ("progress", "flush"):
-            self._file.write(encode(event))
-            self._file.flush()
+            self._file.write(encode(event).encode())
 
     def close(self) -> None:
         """Close the file."""

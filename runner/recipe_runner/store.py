@@ -187,7 +187,8 @@ class Store:
             file = open(folder / f"{key[:12]}.lock", "a+", encoding="utf-8")  # noqa: SIM115  (closed below)
         with file:
             _acquire(file, folder / f"{key[:12]}.json", wait)
-            write_json(folder / f"{key[:12]}.json", holder)
+            with store_errors(f"cannot write to the store {self.root}"):
+                write_json(folder / f"{key[:12]}.json", holder)
             try:
                 yield file.fileno()
             finally:

@@ -108,10 +108,28 @@ class Bench:
         """Where the last run's artifact lies."""
         return self.last.made[stage].path
 
+    def manifest(self, stage: str) -> dict[str, Any]:
+        """The manifest of the last run's artifact."""
+        return json.loads((self.artifact(stage) / "manifest.json").read_text())
+
+    def steps(self, folder: Path) -> list[int]:
+        """The steps that a folder's metrics have."""
+        return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
     def partial(self) -> Path:
         """The one partial folder there is."""
         (found,) = self.store.root.glob("artifacts/*/*.partial")
         return found
+
+    @staticmethod
+    def alive(pid: int) -> bool:
+        """Whether a process is there and is no zombie."""
+        return alive(pid)
+
+    @staticmethod
+    def wait_for(condition: Callable[[], object], process: subprocess.Popen[str] | None = None) -> Any:
+        """The first truthy answer; fails after 20 s, or when the process ends before."""
+        return wait_for(condition, process)
 
     def start(self, *arguments: str, before: tuple[str, ...] = (), **settings: object) -> subprocess.Popen[str]:
         """The command `recipe run` in a process of its own; `arguments` are overrides and options."""
@@ -164,9 +182,10 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str] | N
     return found
 
 
-def rows(folder: Path) -> list[dict[str, float]]:
-    """The metrics of a stage."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+@pytest.fixture(scope="session")
+def benches(tmp_path_factory: pytest.TempPathFactory, plugins: Plugins) -> Callable[[], Bench]:
+    """`benches()`: a bench in a fresh folder, for fixtures that tests share."""
+    return lambda: Bench(tmp_path_factory.mktemp("bench"), plugins)
 
 
 @pytest.fixture

@@ -245,7 +245,7 @@ print(json.dumps(done))
 
 @pytest.fixture(scope="module")
 def witnessed(tmp_path_factory) -> tuple[Path, dict[str, tuple[int, str, str]]]:
-    """Commands where one plugin sees every hook, another is deaf, and a third is broken: code, stdout, stderr of each."""
+    """Commands where a plugin sees every hook, one is deaf, and one is broken: code, stdout, stderr of each."""
     folder = tmp_path_factory.mktemp("witness")
     for dist, hooks in {"recipe-witness": WITNESS, "recipe-deaf": DEAF, "recipe-bad": "import recipe_absent"}.items():
         Distributions(folder).add(dist, hooks)
