@@ -20,7 +20,7 @@ import numpy as np
 from recipe_plugins.curation.config import CurationConfig, SourceOptions
 from recipe_plugins.curation.documents import Document, batches, fingerprint, read_row, stored
 from recipe_plugins.curation.folders import read_json, whole, write_json
-from recipe_plugins.curation.ledger import Account, Rows
+from recipe_plugins.curation.ledger import Account, Rows, counted
 from recipe_plugins.curation.removed import Removed
 from recipe_plugins.curation.runs import Runs, gather
 from recipe_plugins.curation.steps import Segment, passed, segments, steps_of
@@ -131,7 +131,7 @@ class Pieces:
     # ── a shard of the output ────────────────────────────────────────────────────────────────────────────────────
 
     def write(self, target: Path, split: str, numbers: Sequence[int], shard: int, shards: int) -> None:
-        """Gather one shard; `target` gets the folder with `lines.jsonl` and `counts.json`."""
+        """Gather one shard; the folder `target` gets `lines.jsonl` and `counts.json`."""
         last = len(self.segments) - 1
         counts = Counts()
         with whole(target) as folder:
@@ -139,7 +139,7 @@ class Pieces:
                 for line in gather([self.folder(last, number) / split for number in numbers], shard, shards):
                     counts += stored(line, 0).counts
                     file.write(line)
-            write_json(folder / "counts.json", [counts.documents, counts.bytes])
+            write_json(folder / "counts.json", counted(counts))
 
 
 class _Reading:

@@ -12,11 +12,12 @@ import shutil
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from recipe_plugins.curation.config import CurationConfig, SourceOptions
-from recipe_plugins.curation.folders import read_json, whole, write_json
+from recipe_plugins.curation.folders import is_json, is_whole, link, read_json, whole, write_json
 from recipe_plugins.curation.ledger import Account, counted
 from recipe_plugins.curation.piece import SPLITS, Pieces, read_sketches
 from recipe_plugins.curation.pool import Chain, Pool
@@ -66,29 +67,32 @@ class Curation:
         self._begin(plan)
         self.setup = partial(Pieces, config, ctx.work, plan, ctx.seed("order"))
         self.pieces = self.setup()
+        self._reached = [self._last_whole(number) for number in range(len(plan))]
 
     def _begin(self, plan: list[tuple[str, Piece]]) -> None:
         """Clear away what a killed run left half done; and all of it, if the sources are no longer the same."""
         for left in self.ctx.work.rglob("*.tmp"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         written, file = [[domain, piece.key] for domain, piece in plan], self.ctx.work / "plan.json"
-        if file.is_file() and read_json(file) != written:
+        if file.is_file() and not is_json(file, written):
             self.ctx.warn("the sources changed since this run was stopped: it starts over")
             for left in self.ctx.work.iterdir():
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
         write_json(file, written)
 
+    def _last_whole(self, number: int) -> int:
+        """The last segment that a piece has passed in a run before this one; -1 for none."""
+        segments = reversed(range(len(self.pieces.segments)))
+        return next((segment for segment in segments if is_whole(self.pieces.folder(segment, number))), -1)
+
     # ── segments ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def carry(self, segment: int, pool: Pool) -> None:
         """All pieces through one segment, and what its global filter decides."""
-        done = self.ctx.work / f"{segment:02d}.done.json"
-        if not done.is_file():
-            pool.run(self._chains(segment), partial(self._progress, self._title(segment)))
-            if segment == 0:
-                self._check_sources()
-            self._decide(segment)
-            write_json(done, {})
+        pool.run(self._chains(segment), partial(self._progress, self._title(segment)))
+        if segment == 0:
+            self._check_sources()
+        self._decide(segment)
         if segment:   # what the segment before left for this one is not needed again
             for number in self._numbers():
                 (self.pieces.folder(segment - 1, number) / "kept.jsonl").unlink(missing_ok=True)
@@ -107,16 +111,15 @@ class Curation:
                 yield self._limited(numbers, use.options.limit)
 
     def _piece(self, segment: int, number: int) -> Chain:
-        if not self.pieces.folder(segment, number).is_dir():
+        if self._reached[number] < segment:
             yield "carry", (segment, number)
 
     def _limited(self, numbers: list[int], limit: int) -> Chain:
         """One piece after the other, since what a piece may take depends on those before it."""
         for number in numbers:
-            folder = self.pieces.folder(0, number)
-            if not folder.is_dir():
+            if self._reached[number] < 0:
                 yield "carry", (0, number, limit)
-            taken = read_json(folder / "taken.json")
+            taken = read_json(self.pieces.folder(0, number) / "taken.json")
             limit -= taken["bytes"]
             if taken["full"]:
                 return
@@ -139,9 +142,10 @@ class Curation:
 
     def _decide(self, segment: int) -> None:
         step = self.pieces.segments[segment].sketch
-        if step is None:
+        target = self.ctx.work / f"{segment:02d}.state"
+        if step is None or is_whole(target):
             return
-        with whole(self.ctx.work / f"{segment:02d}.state") as folder:
+        with whole(target) as folder:
             state = step.filter.decide(self._sketches(segment), folder)
             write_json(folder / "state.json", state.relative_to(folder).as_posix())
 
@@ -191,45 +195,38 @@ class Curation:
 
     def write(self, pool: Pool) -> None:
         """The corpus: each split and domain in shards of equal ranges of the order, and the index of them."""
-        layout = {
-            (domain, split): self._shards(domain, split) for domain in self.config.sources for split in SPLITS
-        }
-        chains = [self._shard(*key, n, len(files)) for key, files in layout.items() for n in range(len(files))]
+        shards = {(domain, split): self._shards(domain, split) for domain in self.config.sources for split in SPLITS}
+        chains = [self._shard(*key, number, count) for key, count in shards.items() for number in range(count)]
         pool.run(chains, partial(self._progress, "write"))
         index = {
-            domain: {split: self._publish(domain, split, layout[domain, split]) for split in SPLITS}
+            domain: {split: self._publish(domain, split, shards[domain, split]) for split in SPLITS}
             for domain in self.config.sources
         }
         write_json(self.ctx.payload / "corpus.json", {"domains": index})
 
-    def _shards(self, domain: str, split: str) -> list[str]:
-        """The names of a split's files; none if it holds no document."""
+    def _shards(self, domain: str, split: str) -> int:
+        """In how many files a split is written; none if it holds no document."""
         last = len(self.pieces.segments) - 1
         files = [self.pieces.folder(last, number) / f"{split}.jsonl" for number in self._numbers(domain)]
-        size = sum(file.stat().st_size for file in files)
-        return [f"{split}/{domain}/{n:05d}.jsonl" for n in range(-(-size // SHARD))]
+        return -(-sum(file.stat().st_size for file in files) // SHARD)
 
     def _shard(self, domain: str, split: str, shard: int, shards: int) -> Chain:
         target = self._gathered(domain, split, shard)
-        if not target.is_dir():
+        if not is_whole(target):
             yield "write", (target, split, self._numbers(domain), shard, shards)
 
     def _gathered(self, domain: str, split: str, shard: int) -> Path:
         return self.ctx.work / "shards" / split / domain / f"{shard:05d}"
 
-    def _publish(self, domain: str, split: str, files: list[str]) -> dict[str, object]:
-        """Move a split's shards into the payload; an entry of the index."""
-        shards = []
-        total = Counts()
-        for number, name in enumerate(files):
-            target = self._gathered(domain, split, number)
-            (self.ctx.payload / name).parent.mkdir(parents=True, exist_ok=True)
-            if (target / "lines.jsonl").exists():   # else a killed run had moved it already
-                os.replace(target / "lines.jsonl", self.ctx.payload / name)
-            counts = Counts(*read_json(target / "counts.json"))
-            total += counts
-            shards.append({"file": name, **counted(counts)})
-        return {**counted(total), "shards": shards}
+    def _publish(self, domain: str, split: str, shards: int) -> dict[str, Any]:
+        """Put a split's shards into the payload; what the index says of them."""
+        entries = []
+        for shard in range(shards):
+            gathered = self._gathered(domain, split, shard)
+            file = f"{split}/{domain}/{shard:05d}.jsonl"
+            link(gathered / "lines.jsonl", self.ctx.payload / file)
+            entries.append({"file": file, **read_json(gathered / "counts.json")})
+        return {**{key: sum(entry[key] for entry in entries) for key in ("documents", "bytes")}, "shards": entries}
 
     # ── the account ──────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -34,11 +34,20 @@ def without_docstrings(text: str, tree: ast.Module) -> str:
 
 def _docstrings(tree: ast.Module) -> Iterator[tuple[ast.Expr, bool]]:
     """Each docstring's statement, and whether it is all there is in its body."""
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
             match node.body[0]:
                 case ast.Expr(value=ast.Constant(value=str())) as first:
                     yield first, len(node.body) == 1
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and the statements inside it; expressions, of which there are many more, hold no docstring."""
+    yield node
+    for name in ("body", "orelse", "handlers", "finalbody", "cases"):
+        inner = getattr(node, name, ())
+        for child in inner if isinstance(inner, list) else ():   # the body of a lambda or of `a if b else c` is no list
+            yield from _statements(child)
 
 
 def _cut(lines: list[bytes], statement: ast.Expr, alone: bool) -> None:

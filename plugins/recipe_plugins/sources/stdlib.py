@@ -57,6 +57,7 @@ class Module:
         return (library() / self.path).read_bytes().decode("utf-8").replace("\r\n", "\n")
 
 
+@cache
 def library() -> Path:
     """Where the standard library lies."""
     return Path(sysconfig.get_path("stdlib"))
