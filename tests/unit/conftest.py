@@ -139,9 +139,9 @@ class Bench:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.folder, **settings,
         )  # fmt: skip
 
-    def held(self, *arguments: str, step: int = 7) -> Held:
+    def held(self, *arguments: str, step: int = 7, **settings: object) -> Held:
         """The command, once its worker holds still at a step."""
-        parent = self.start(*arguments, f"stages.train.hold_at={step}")
+        parent = self.start(*arguments, f"stages.train.hold_at={step}", **settings)
         found = wait_for(lambda: next(self.store.root.glob("artifacts/*/*.partial/holding"), None), parent)
         return Held(parent, found, int(wait_for(lambda: found.read_text(), parent)))
 

@@ -74,7 +74,9 @@ class TrainConfig(StageConfig):
     pause: Annotated[float, Execution()] | None = None
     # what goes wrong, and when
     hold_at: Annotated[int, Execution()] = -1
+    deaf: Annotated[bool, Execution()] = False
     fail_at: Annotated[int, Execution()] = -1
+    fail_rank: Annotated[int, Execution()] = 0
     tear_at: Annotated[int, Execution()] = -1
     leave_at: Annotated[int, Execution()] = -1
     noise: Annotated[int, Execution()] = 0

@@ -79,7 +79,7 @@ class Train:
                 ctx.warn(f"step {step + 1} " + "é\udc80" * config.noise)
             if (step + 1) % config.execution.checkpoint_every == 0 or ctx.stopping():
                 self._save(ctx, step + 1, value)
-            if ctx.stopping() and step + 1 < config.steps:
+            if ctx.stopping() and step + 1 < config.steps and not config.deaf:
                 raise Interrupted
             time.sleep(config.pause or 0)
         ctx.note(value=value, pid=os.getpid())
@@ -87,7 +87,7 @@ class Train:
 
     def _trouble(self, ctx, step):
         config = self.config
-        if step == config.fail_at + ctx.rank:  # rank 1 fails a step later than rank 0
+        if 0 <= config.fail_at <= step and ctx.rank == config.fail_rank:
             raise ZeroDivisionError(f"a defect on rank {ctx.rank}")
         if step == config.tear_at:
             os.write(ctx._events, b'{"kind": "metrics", "stage": "x", "data": {"st')
@@ -98,7 +98,7 @@ class Train:
             raise RecipeError(config.mistake, next="write something else")
         if step == config.hold_at:
             (ctx.folder / "holding").write_text(str(os.getpid()))
-            while (ctx.folder / "holding").exists() and not ctx.stopping():
+            while (ctx.folder / "holding").exists() and (config.deaf or not ctx.stopping()):
                 time.sleep(0.01)
 
     def _children(self, ctx):
