@@ -129,8 +129,16 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
     assert len(context.rows) == 3
 
 
-def test_stopping_saves_and_is_gone_on_from(tmp_path):
-    straight, _ = trained(tmp_path / "straight")
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_stopping_saves_and_is_gone_on_from(tmp_path, dropout):
+    """Bit for bit, also where every step draws random numbers."""
+
+    def net():
+        made = model()
+        made.model.layers[0].self_attn.attention_dropout = dropout
+        return made
+
+    straight, _ = trained(tmp_path / "straight", net=net())
     context = LocalContext(tmp_path / "stopped")
     kept = context.metrics
 
@@ -140,11 +148,12 @@ def test_stopping_saves_and_is_gone_on_from(tmp_path):
 
     context.metrics = metrics
     with pytest.raises(Interrupted, match="stopped after step 4 of 6, which is saved"):
-        trained(None, context=context)
+        trained(None, context=context, net=net())
     context.metrics, context.stop = kept, False
-    _, result = trained(None, context=context)
+    _, result = trained(None, context=context, net=net())
     assert result.resumed_from == 4
     assert losses(context) == losses(straight)
+    assert (dropout == 0) == (losses(straight) == losses(trained(tmp_path / "plain")[0]))
 
 
 @pytest.mark.parametrize(

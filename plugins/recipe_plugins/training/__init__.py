@@ -6,7 +6,9 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "config": "Budget LoopConfig TrainingConfig",
+    "bits": "bits_per_byte heldout_records",
+    "config": "Budget LoopConfig TextConfig TrainingConfig",
+    "loading": "load_model load_tokenizer save_model",
     "run": "TrainResult device set_threads train",
     "supervised": "SupervisedTrainer",
     "trainer": "RecipeTrainerMixin TokenTrainer",

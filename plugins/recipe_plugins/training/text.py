@@ -79,7 +79,7 @@ def _steps(config: TextConfig, store: TokenStore, parameters: int) -> int:
 def _rows(ctx: StageContext, config: TextConfig, store: TokenStore, steps: int, purpose: str) -> MixedRows:
     wanted = steps * config.batch_size
     divided = divide(store, config.mix, wanted, config.sequence_length, config.max_repeats)
-    ctx.note(mix={name: asdict(share) for name, share in divided.items()})
+    ctx.note(mix={name: asdict(portion) for name, portion in divided.items()}, max_repeats=config.max_repeats)
     return MixedRows(
         store,
         divided,
