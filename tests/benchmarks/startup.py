@@ -3,8 +3,9 @@
     python tests/benchmarks/startup.py
 
 prints one line a measurement and the two ratios; exits 1 if a goal is missed. Goals: `recipe --help` at most 1.5 times
-a bare typer app with one command, `recipe check` at most 2 times the bare imports of typer, pluggy, omegaconf and
-pydantic (of the one class that each is for: pydantic imports itself on first use). The runs are taken in turns and the medians compared, so that a busy machine slows both sides.
+a bare typer app with one command; `recipe check` at most 2 times the bare imports of typer, pluggy, omegaconf and
+pydantic (of the one class that each is for: pydantic imports itself on first use). The runs are taken in turns and the
+medians compared, so that a busy machine slows both sides.
 """
 
 from __future__ import annotations
