@@ -1,0 +1,114 @@
+"""Every shipped recipe is valid and can be planned; every tiny one runs, twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
+TINY = [path for path in RECIPES if "tiny" in path.stem]
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_valid_and_can_be_planned(path, tmp_path, recipe):
+    checked = recipe("check", str(path), "--json")
+    assert checked.returncode == 0, checked.stderr
+    assert json.loads(checked.stdout)["ok"]
+    planned = recipe("plan", str(path), "--store", str(tmp_path), "--json")
+    assert planned.returncode == 0, planned.stderr
+    stages = json.loads(planned.stdout)["stages"]
+    assert [stage["status"] for stage in stages if stage["status"] == "cached"] == []
+
+
+@slow
+def test_tiny_keeps_most_of_each_domain(tiny):
+    for domain, steps in tiny.manifest("corpus")["facts"]["funnel"].items():
+        assert steps[-1]["bytes"] >= 0.6 * steps[0]["bytes"], domain
+
+
+@slow
+def test_tiny_holds_what_it_shows(tiny):
+    """The signs, with their margins, as `expect:` of the recipe asserted them."""
+    models = tiny.results()["models"]
+    assert models["annealed"]["bits_per_byte"]["reference"] <= models["base"]["bits_per_byte"]["reference"] - 0.05
+    how = {name: models[name]["answers"]["questions"]["how"] for name in ("annealed", "chat")}
+    assert how["chat"]["own"]["content"] <= how["annealed"]["own"]["content"] - 0.3
+    assert how["chat"]["own"]["end_of_turn"] < 1
+    assert how["chat"]["own"]["content"] <= how["chat"]["permuted"]["content"] - 0.1
+    skill = {name: models[name]["exact_match"]["skill"]["where"] for name in ("chat", "adapter", "merged")}
+    assert skill["chat"] < skill["adapter"] == skill["merged"]
+
+
+@slow
+def test_tiny_s_merged_model_is_base_plus_adapter(tiny):
+    gate = tiny.manifest("merged")["facts"]["gate"]
+    assert gate["difference"] <= 1e-4
+    assert gate["effect"] >= 1e-2
+
+
+@slow
+def test_tiny_loads_with_the_field_s_own_classes(tiny):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    chat, merged = (tiny.folder(stage) / "payload" for stage in ("chat", "merged"))
+    tokenizer = AutoTokenizer.from_pretrained(merged)
+    base = AutoModelForCausalLM.from_pretrained(chat, dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(base, tiny.folder("adapter") / "payload").eval()
+    whole = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).eval()
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Where is `dedent` defined?"}], return_dict=False, return_tensors="pt"
+    )
+    with torch.no_grad():
+        assert torch.allclose(adapted(ids).logits, whole(ids).logits, atol=1e-4)
+
+
+@slow
+@pytest.mark.parametrize("path", TINY, ids=lambda path: path.stem)
+def test_a_second_run_is_all_cached(path, tiny, ran):
+    first = ran(path.stem)
+    if path.stem != "tiny":
+        shared = first.run()["stages"]
+        assert shared["chat"]["status"] == "cached", "what comes before a change is shared through the store"
+    second = ran(path.stem)
+    run = second.run()
+    assert {stage["status"] for stage in run["stages"].values()} == {"cached"}
+    assert run["status"] == "finished"
+
+
+@slow
+def test_a_change_reruns_its_stage_and_what_follows_as_plan_says(tiny, store, recipe):
+    planned = recipe("plan", "recipes/tiny.yaml", "stages.chat.optimizer.lr=5e-4", "--store", str(store), "--json")
+    stages = {stage["stage"]: stage for stage in json.loads(planned.stdout)["stages"]}
+    assert stages["chat"]["reasons"] == ["config-changed (stages.chat.optimizer.lr 0.001 → 0.0005)"]
+    before = list(stages)[: list(stages).index("chat")]
+    assert {stages[name]["status"] for name in before} == {"cached"}
+    after = list(stages)[list(stages).index("chat") + 1 :]
+    assert {stages[name]["status"] for name in after} == {"pending"}
+
+
+@slow
+def test_the_fork_shares_everything_before_its_change(tiny, store, recipe):
+    fork = "examples/fork-a-recipe/faster-chat.yaml"
+    stages = json.loads(recipe("plan", fork, "--store", str(store), "--json").stdout)["stages"]
+    cached = [stage["stage"] for stage in stages if stage["status"] == "cached"]
+    assert cached == ["corpus", "questions", "skill", "tokeniser", "base", "annealed"]
+
+
+@slow
+def test_chat_answers_with_the_merged_model(tiny, store, recipe):
+    done = recipe("chat", "tiny", "--store", str(store), "--prompt", "What does `textwrap.dedent` do?")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+@slow
+def test_the_report_is_there(tiny):
+    folder = sorted((tiny.store / "runs" / "tiny").iterdir())[-1]
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    for stage in tiny.run()["stages"]:
+        assert stage in html
