@@ -152,6 +152,20 @@ def test_the_ledger_says_what_happened_to_every_document(rows, tmp_path):
     assert [stop["step"] for stop in corpus.facts["funnel"]["web"]] == ["read", *STEPS]
 
 
+@pytest.mark.parametrize(("keep", "expected"), [("sample", 100), ("all", 300)])
+def test_removed_documents_are_kept_as_a_sample_of_each_reason_or_all(tmp_path, keep, expected):
+    rows = [{"id": str(n), "text": "too short"} for n in range(300)] + [{"id": "long", "text": "the of " * 50}]
+    config = {
+        "sources": {"web": {"use": "jsonl", "path": str(write(tmp_path / "a", rows, 4))}},
+        "steps": {"quality": {"use": "gopher-quality", "min_mean_word_length": 0}},
+        "keep_removed": keep,
+    }
+    corpus = make("curation", config, tmp_path / "c")
+    lines = (corpus.path / "removed" / "01_quality" / "web.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["id"] for line in lines}) == len(lines) == expected
+    assert json.loads(lines[0])["scores"]["words"] == 2
+
+
 def test_of_two_copies_the_earlier_source_then_the_lower_id_survives(tmp_path):
     text = text_of(random.Random(3), 80)
     config = {

@@ -84,7 +84,7 @@ class Pool:
                 idle.append(worker)
                 if following is not None:
                     waiting.appendleft((chain, following))
-            told(total - len(waiting) - len(busy), total)
+                told(total - len(waiting) - len(busy), total)
 
     def _started(self, count: int) -> list[_Worker]:
         while len(self._workers) < count:

@@ -33,13 +33,15 @@ LITTLE = 10_000_000
 
 
 class CurationStage:
-    """Runs in one process, which gives work to others."""
+    """Runs in rank 0, which gives work to processes of its own; there is nothing for other ranks to do."""
 
     def __init__(self, config: CurationConfig) -> None:
         self.config = config
 
     def run(self, ctx: StageContext) -> None:
         """Read, judge, split, write, and hold the account against itself."""
+        if ctx.rank:
+            return
         curation = Curation(self.config, ctx)
         with Pool(curation.setup, workers(self.config), ctx.stopping) as pool:
             for segment in range(len(curation.pieces.segments)):
