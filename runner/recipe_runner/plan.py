@@ -18,6 +18,7 @@ from recipe_runner.artifacts import Artifact
 from recipe_runner.components import Ref, Use, written
 from recipe_runner.contract import Estimate, Known, KnownInput
 from recipe_runner.errors import RecipeError
+from recipe_runner.layers import ABSENT, at
 from recipe_runner.recipe import Recipe
 from recipe_runner.store import MANIFEST, SCHEMA, Store, foreign_digest, read_json
 
@@ -163,7 +164,7 @@ def _differences(
     if before["seed"] != now["seed"]:
         yield Reason("config-changed", f"seed {before['seed']} → {now['seed']}")
     old, new = _flat(before["stage"]), _flat(now["stage"])
-    changed = [path for path in dict.fromkeys([*new, *old]) if old.get(path) != new.get(path)]
+    changed = [path for path in dict.fromkeys([*new, *old]) if old.get(path, ABSENT) != new.get(path, ABSENT)]
     if not changed and before["stage"] != now["stage"]:
         yield Reason("config-changed", f"stages.{stage}: the order of entries")
     for path in changed:
@@ -186,14 +187,8 @@ def _difference(stage: str, path: str, old: Any, new: Any) -> Reason:
 
 def _shown(flat: Mapping[str, Any], path: str, config: Mapping[str, Any]) -> Any:
     """The value at a path: from the identity, or, where that leaves out a default, from the whole config."""
-    if path in flat:
-        return flat[path]
-    value: Any = config
-    for part in path.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return "unset"
-        value = value[part]
-    return value
+    value = flat[path] if path in flat else at(config, path.split("."), "unset")
+    return "null" if value is None else value
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

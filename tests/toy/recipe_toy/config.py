@@ -75,6 +75,7 @@ class TrainConfig(StageConfig):
     # what goes wrong, and when
     hold_at: Annotated[int, Execution()] = -1
     deaf: Annotated[bool, Execution()] = False
+    grip: Annotated[int, Execution()] = 0
     fail_at: Annotated[int, Execution()] = -1
     fail_rank: Annotated[int, Execution()] = 0
     tear_at: Annotated[int, Execution()] = -1

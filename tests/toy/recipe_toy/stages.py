@@ -1,5 +1,6 @@
 """The toy stages: one writes a corpus, one `trains` a number, step by step, with checkpoints."""
 
+import ctypes
 import json
 import multiprocessing
 import os
@@ -82,7 +83,7 @@ class Train:
             if ctx.stopping() and step + 1 < config.steps and not config.deaf:
                 raise Interrupted
             time.sleep(config.pause or 0)
-        ctx.note(value=value, pid=os.getpid())
+        ctx.note(value=value, cwd=os.getcwd(), remote_code=ctx.allow_remote_code)
         (ctx.payload / "model.json").write_text(json.dumps({"value": value}))
 
     def _trouble(self, ctx, step):
@@ -98,6 +99,7 @@ class Train:
             raise RecipeError(config.mistake, next="write something else")
         if step == config.hold_at:
             (ctx.folder / "holding").write_text(str(os.getpid()))
+            ctypes.PyDLL(None).sleep(config.grip)  # no other thread runs meanwhile, not even the watch on the parent
             while (ctx.folder / "holding").exists() and (config.deaf or not ctx.stopping()):
                 time.sleep(0.01)
 
