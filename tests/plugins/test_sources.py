@@ -171,6 +171,8 @@ def test_a_hub_data_set_is_pinned_by_a_full_commit_only():
     assert source("huggingface", dataset="org/name", revision=commit).revision() == (f"org/name@{commit}", True)
     with pytest.raises(ValidationError, match="give either `dataset`"):
         source("huggingface", split="train")
+    with pytest.raises(ValidationError, match="files of this machine"):
+        source("huggingface", dataset="org/name", data_files="x.json")
 
 
 # ── what every CPython carries ───────────────────────────────────────────────────────────────────────────────────

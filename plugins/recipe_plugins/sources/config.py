@@ -46,7 +46,7 @@ class HuggingFaceConfig(SourceConfig):
     dataset: str | None = Field(default=None, description="org/name on the hub, or a builder such as `json`")
     saved: Annotated[str, Place()] | None = Field(default=None, description="a folder of `save_to_disk`")
     config: str | None = Field(default=None, description="the data set's configuration, called `name` in `datasets`")
-    data_files: Annotated[str, Place()] | None = Field(default=None, description="for a builder: a file or a glob")
+    data_files: Annotated[str, Place()] | None = Field(default=None, description="for a builder: a local file or glob")
     split: str = "train"
     revision: str | None = Field(default=None, description="a commit of the hub; a full one pins the data")
     streaming: bool = Field(default=False, description="read without a copy on disk")
@@ -55,6 +55,8 @@ class HuggingFaceConfig(SourceConfig):
     def _one(self) -> HuggingFaceConfig:
         if (self.dataset is None) == (self.saved is None):
             raise ValueError("give either `dataset` (hub or builder) or `saved` (a folder), not both or none")
+        if self.data_files and (self.dataset is None or "/" in self.dataset):
+            raise ValueError("`data_files` are files of this machine, for a builder such as `dataset: json`")
         return self
 
 
