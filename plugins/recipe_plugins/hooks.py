@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable
 
-from recipe_runner import Component, hookimpl
+from recipe_runner import Check, Component, hookimpl
 
 FOLDERS = (
     "curation", "tokeniser", "pretrain", "anneal", "sft", "lora", "merge", "evaluate",
@@ -17,3 +17,11 @@ FOLDERS = (
 def register_components() -> Iterable[Component]:
     """Every built-in component."""
     return [c for folder in FOLDERS for c in importlib.import_module(f"recipe_plugins.{folder}").COMPONENTS]
+
+
+@hookimpl
+def doctor() -> Iterable[Check]:
+    """What this machine has."""
+    from recipe_plugins.machine import checks
+
+    return checks()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -54,18 +52,12 @@ def _fields(component: Component) -> dict[str, object]:
 
 def doctor(switches: Switches, store: Path, json: bool) -> None:
     """What this machine has, and what plugins say of it; exits 1 if a check fails."""
-    checks = [*_machine(store), *_of_plugins(load_plugins(switches))]
+    there = next(folder for folder in (store.absolute(), *store.absolute().parents) if folder.is_dir())
+    free = f"{store}: {size(shutil.disk_usage(there).free)} free"
+    checks = [Check("store", free, os.access(there, os.W_OK)), *_of_plugins(load_plugins(switches))]
     answer(json, "this machine", [asdict(check) for check in checks], "name, value, ok")
     if any(check.ok is False for check in checks):
         raise SystemExit(ExitCode.STAGE_FAILED)
-
-
-def _machine(store: Path) -> Iterator[Check]:
-    there = next(folder for folder in (store.absolute(), *store.absolute().parents) if folder.is_dir())
-    yield Check("store", f"{store}: {size(shutil.disk_usage(there).free)} free", os.access(there, os.W_OK))
-    yield Check("system", f"{platform.platform()}, {os.cpu_count()} cores, {sys.executable}")
-    if hasattr(os, "sysconf"):
-        yield Check("memory", size(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
 
 
 def _of_plugins(plugins: Plugins) -> Iterator[Check]:
