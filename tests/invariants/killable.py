@@ -28,6 +28,8 @@ class Killable(LocalContext):
         self.kill, self.flushes, self.file = kill, 0, folder / "rows.jsonl"
 
     def metrics(self, step, **values):
+        if self.rank:
+            return
         with open(self.file, "a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         if step == self.kill.get("step"):
@@ -51,9 +53,9 @@ def main(spec: dict) -> None:
     for name, path in spec["inputs"].items():
         manifest = json.loads((Path(path) / "manifest.json").read_text())
         opened[name] = TYPES[manifest["type"]](Path(path), f"digest of {name}", manifest)
-    context = Killable(folder, spec.get("kill", {}), inputs=opened)
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    context = Killable(folder, spec.get("kill", {}), inputs=opened, rank=rank, world_size=world_size)
     slot("stage", {"use": spec["use"], **spec["config"]}).build().run(context)
-    (folder / "facts.json").write_text(json.dumps(context.facts))
 
 
 if __name__ == "__main__":

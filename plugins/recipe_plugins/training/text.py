@@ -38,10 +38,9 @@ def train_on_text(
     corpus = ctx.open(config.corpus)
     assert isinstance(corpus, Corpus)
     run.set_threads(config.execution)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
     names = list(config.mix) or [name for name, found in corpus.domains("train").items() if found.documents]
     store = build_store(ctx, corpus, tokenizer, digest, names)
-    steps = _steps(config, store, parameters)
+    steps = _steps(config, store, model)
     rows = _rows(ctx, config, store, steps, purpose)
     result = run.train(
         ctx,
@@ -55,7 +54,22 @@ def train_on_text(
         optimizer_state=optimizer_state,
         branch=branch,
     )
-    save_model(model, tokenizer, ctx.payload)
+    if ctx.rank == 0:
+        save_model(model, tokenizer, ctx.payload)
+        _note_end(ctx, config, model, tokenizer, optimizer, result, corpus)
+    return result
+
+
+def _note_end(
+    ctx: StageContext,
+    config: TextConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    optimizer: Use[Optimizer],
+    result: run.TrainResult,
+    corpus: Corpus,
+) -> None:
+    parameters = model.num_parameters()
     cost: Any = optimizer.config
     facts = training_facts(
         tokens=result.tokens,
@@ -66,12 +80,11 @@ def train_on_text(
         tokens_per_second=result.tokens_per_second,
     )
     ctx.note(loss=result.loss, bits_per_byte=heldout_bits(config, corpus, model, tokenizer), **facts)
-    return result
 
 
-def _steps(config: TextConfig, store: TokenStore, parameters: int) -> int:
+def _steps(config: TextConfig, store: TokenStore, model: PreTrainedModel) -> int:
     rows = sum(rows_of(domain.tokens, config.sequence_length) for domain in store.domains.values())
-    steps = config.steps(rows=rows, parameters=parameters)
+    steps = config.steps(rows=rows, parameters=model.num_parameters())
     assert steps is not None
     return steps
 

@@ -228,10 +228,16 @@ class RecipeTrainerMixin:
     def after_step(self, control: TrainerControl) -> None:
         """Decide, at the end of a step, whether to save and whether to stop."""
         step = self.state.global_step
-        self.interrupted = self.job.ctx.stopping() and step < self.job.steps
+        self.interrupted = self._any_rank(self.job.ctx.stopping()) and step < self.job.steps
         due = step % self.job.checkpoint_every == 0 or step in (self.job.steps, self.branch_step)
         control.should_save = due or self.interrupted
         control.should_training_stop = control.should_training_stop or self.interrupted
+
+    def _any_rank(self, asked: bool) -> bool:
+        """Whether any rank was asked: all of them stop after the same step."""
+        if self.job.ctx.world_size == 1:
+            return asked
+        return bool(self.accelerator.reduce(torch.tensor(float(asked), device=self.args.device), reduction="sum"))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Called by the library after `log`, so that the metrics of the step are out before the mark."""
