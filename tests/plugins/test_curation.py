@@ -125,6 +125,22 @@ def test_stopped_anywhere_it_goes_on_and_redoes_nothing(rows, tmp_path, segments
     assert folder_files(context.payload) == folder_files(straight.payload)
 
 
+@pytest.mark.parametrize("file", ["00/000001/kept.jsonl", "01/000001/kept.jsonl", "01/000000/sketches", "plan.json"])
+def test_what_a_crash_tore_is_made_again(rows, tmp_path, file):
+    config = {"sources": {"web": {"use": "jsonl", "path": str(write(tmp_path / "a", rows, 3))}}, "steps": STEPS}
+    straight = make("curation", config, tmp_path / "straight")
+    stage = slot("stage", {"use": "curation", **config, "execution": {"workers": 1}})
+    context = Stopping(tmp_path / "torn")
+    context.stop = 8   # three pieces, a barrier over three, two pieces
+    with pytest.raises(Interrupted):
+        stage.build().run(context)
+    torn = context.work / file
+    torn.write_bytes(torn.read_bytes()[:-20])
+    context.stop = 1000
+    stage.build().run(context)
+    assert folder_files(context.payload) == folder_files(straight.payload)
+
+
 # ── the account ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
