@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,26 @@ TUNING = {
     "batch_size": 4,
     "sequence_length": 128,
     "budget": {"steps": 30},
-    "execution": {"device": "cpu", "threads": 2, "checkpoint_every": 10},
+    "execution": {"device": "cpu", "threads": 1, "checkpoint_every": 10},
 }
 """What every fine-tuning stage here is configured by, at the smallest scale."""
+
+
+@pytest.fixture
+def tuning() -> dict:
+    """`TUNING`, to be changed at will."""
+    return deepcopy(TUNING)
+
+
+@pytest.fixture
+def conversations():
+    """Makes a corpus of `{domain: {split: [(question, answer)]}}` in a folder."""
+
+    def make(folder: Path, domains: dict[str, dict[str, list[tuple[str, str]]]]) -> Corpus:
+        rows = {d: {s: [turn(*pair) for pair in pairs] for s, pairs in splits.items()} for d, splits in domains.items()}
+        return write_conversations(folder, rows)
+
+    return make
 
 
 def turn(question: str, answer: str, **meta) -> dict:
@@ -57,12 +75,11 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 @pytest.fixture(scope="session")
 def facts(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """Three facts that no text has, each asked for in eight ways, two of them held out."""
-    known = {"Vexmar": "Quosil", "Brador": "Lumtov", "Kelwim": "Grihul"}
+    """A fact that no text has, asked for in eight ways, two of them held out; in words that `chat` can say."""
     ways = ("Who founded {}?", "By whom was {} founded?", "Name the founder of {}.", "{} was founded by whom?",
             "Do you know who founded {}?", "Tell me who founded {}.", "The founder of {} is who?", "{}: founded by?")
-    rows = [turn(way.format(place), f"{answer}.", kind="fact") for way in ways for place, answer in known.items()]
-    return write_conversations(tmp_path_factory.mktemp("facts"), {"facts": {"train": rows[6:], "heldout": rows[:6]}})
+    rows = [turn(way.format("Vexmar"), "With l With c.", kind="fact") for way in ways]
+    return write_conversations(tmp_path_factory.mktemp("facts"), {"facts": {"train": rows[2:], "heldout": rows[:2]}})
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +87,7 @@ def chat(tiny_base, questions, tmp_path_factory: pytest.TempPathFactory):
     """`tiny_base` fine-tuned on `questions`."""
     from recipe_runner.testing import make
 
-    config = {"model": "base", "corpus": "questions", **TUNING}
+    config = {**TUNING, "model": "base", "corpus": "questions", "budget": {"steps": 80}}
     inputs = {"base": tiny_base, "questions": questions}
     return make("sft", config, tmp_path_factory.mktemp("chat"), inputs=inputs)
 
@@ -91,5 +108,6 @@ def qadapter(chat, facts, tmp_path_factory: pytest.TempPathFactory):
 def _adapter(chat, facts, folder: Path, method: dict):
     from recipe_runner.testing import make
 
-    config = {**TUNING, "model": "chat", "corpus": "facts", "budget": {"steps": 60}, "adapter": {**method, "r": 8}}
+    settings = {"budget": {"steps": 100}, "adapter": {**method, "r": 8, "alpha": 16}}
+    config = {**TUNING, "model": "chat", "corpus": "facts", **settings}
     return make("lora", config, folder, inputs={"chat": chat, "facts": facts})

@@ -105,12 +105,12 @@ def _within(report: Report, sequence_length: int, max_dropped: float) -> None:
     lost = report.truncated + sum(report.dropped.values())
     reasons = [f"{count} {reason}" for reason, count in sorted(report.dropped.items())]
     reasons += [f"{report.truncated} truncated before an answer"] if report.truncated else []
-    why = ", ".join(reasons) or "the corpus is empty"
+    why = ", ".join(reasons) or "the corpus has none to train on"
+    long = report.truncated + report.dropped["too-long"]
+    mend = f"set sequence_length to {report.longest} (it is {sequence_length})" if long else "mend the data"
     if not report.kept:
-        raise RecipeError(f"no conversation is left of {report.read} read: {why}")
+        raise RecipeError(f"no conversation is left of {report.read} read: {why}", next=mend)
     if lost > max_dropped * report.read:
-        long = report.truncated + report.dropped["too-long"]
-        mend = f"set sequence_length to {report.longest} (it is {sequence_length})" if long else "mend the data"
         raise RecipeError(
             f"{lost} of {report.read} conversations ({lost / report.read:.1%}) are dropped or lose an answer, "
             f"more than max_dropped: {max_dropped:.1%}: {why}",
