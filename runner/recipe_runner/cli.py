@@ -208,7 +208,7 @@ def chat(
     talk(context.obj, store, run, stage, prompt, use)
 
 
-@app.command("x", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command("x", context_settings={"allow_extra_args": True, "allow_interspersed_args": False})
 def extra(context: typer.Context, name: Extra = "", json: Json = False) -> None:
     """Run a plugin's command with the arguments that follow its name."""
     from recipe_runner.commands.plugins import extra as run_extra

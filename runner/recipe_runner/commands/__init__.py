@@ -56,5 +56,6 @@ def find_run(store: Store, text: str) -> Path:
     found = [folder for folder in runs if text in ("", folder.name, folder.parent.name)]
     if not found:
         known = {name for folder in runs for name in (folder.name, folder.parent.name)}
-        raise UsageError(f"no run {text!r} in {store.root}", next=suggest(text, known, noun="runs"))
+        what = f"no run {text!r} in" if text else "no run in"
+        raise UsageError(f"{what} {store.root}", next=suggest(text, known, noun="runs"))
     return found[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from recipe_runner.commands import Switches, load_plugins, print_json
 from recipe_runner.errors import InvalidRecipe
@@ -16,16 +17,10 @@ def check_recipe(switches: Switches, path: str, overrides: Sequence[str], json: 
         recipe = load(path, overrides, plugins=load_plugins(switches))
     except InvalidRecipe as error:
         if json:
-            print_json({"ok": False, "problems": [_as_json(problem) for problem in error.problems]})
+            print_json({"ok": False, "problems": [asdict(problem) for problem in error.problems]})
         raise
     stages = {name: use.component.name for name, use in recipe.stages.items()}
     if json:
         print_json({"ok": True, "recipe": recipe.name, "stages": stages})
     else:
         print(f"{recipe.file} is valid: " + ", ".join(stages), file=sys.stderr)
-
-
-def _as_json(problem: object) -> dict[str, object]:
-    from dataclasses import asdict
-
-    return asdict(problem)  # type: ignore[call-overload, no-any-return]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def show_plan(
     if json:
         print_json({"recipe": recipe.name, "store": str(store), "stages": [plan.as_json() for plan in plans]})
     else:
-        print("\n".join(line for plan in plans for line in _lines(plan)))
+        print("\n".join(line for plan in plans for line in _lines(plan)), file=sys.stderr)
     if check and any(plan.status != "cached" for plan in plans):
         raise SystemExit(ExitCode.WORK_FOUND)
 
@@ -41,13 +42,11 @@ def estimate_lines(estimate: Estimate) -> list[str]:
     lines = []
     trains = estimate.trainable is not None or estimate.steps is not None
     if trains:
-        share = (
-            f" ({estimate.trainable / estimate.parameters:.2%})" if estimate.trainable and estimate.parameters else ""
-        )
-        lines.append(f"parameters {number(estimate.parameters)}, trainable {number(estimate.trainable)}{share}")
-        lines.append(
-            f"tokens {number(estimate.tokens)}, steps {number(estimate.steps)}, FLOPs {number(estimate.flops)}"
-        )
+        whole, part = estimate.parameters, estimate.trainable
+        share = f" ({part / whole:.2%})" if part and whole else ""
+        lines.append(f"parameters {number(whole)}, trainable {number(part)}{share}")
+        costs = {"tokens": estimate.tokens, "steps": estimate.steps, "FLOPs": estimate.flops}
+        lines.append(", ".join(f"{name} {number(value)}" for name, value in costs.items()))
     if estimate.memory:
         parts = " + ".join(f"{name} {size(value)}" for name, value in estimate.memory.items())
         lines.append(f"memory {size(sum(estimate.memory.values()))} = {parts}, before activations")
