@@ -14,7 +14,7 @@ from recipe_runner.layers import find, shipped
 BASE = """
 schema: 1
 name: base
-vars: {n: 3, words: ./words.txt, block: {path: ./block.txt, deeper: {path: deep.txt}}}
+vars: {n: 3, words: ./words.txt, block: {path: ./block.txt, folder: ., deeper: {path: deep.txt}}}
 stages:
   data: {use: toy-corpus, text: "${vars.words}", beside: ./base-place}
   train: {use: toy-train, corpus: data, steps: "${vars.n}", rules: {one: plus, two: times}}
@@ -121,6 +121,7 @@ def test_a_path_is_relative_to_the_file_that_wrote_it_through_references(files, 
         ('stages: {data: {text: "${vars.block.path}"}}', "base"),
         ("stages: {data: '${vars.whole}'}\nvars: {whole: {use: toy-corpus, text: words.txt}}", "child"),
         ('stages: {data: {text: "${vars.folder}/words.txt"}}\nvars: {folder: .}', "child"),
+        ('stages: {data: {text: "${vars.block.folder}/words.txt"}}', "base"),
         ('stages: {data: {text: "${vars.block.deeper.path}"}}\nvars: {block: {deeper: {path: words.txt}}}', "child"),
     ],
 )
@@ -130,13 +131,9 @@ def test_what_wrote_a_path(files, child, wrote):
 
 
 def test_a_path_in_a_block_that_a_reference_brings_belongs_to_the_block_s_file(files):
-    base = BASE.replace("stages:", "  \nstages:").replace("block: {", "block: {use: toy-corpus, text: words.txt, x: {")
-    base = base.replace("deeper: {path: deep.txt}}", "}").replace("path: ./block.txt, }", "y: 1}}")
-    assert "text: words.txt" in base
-    base = base.replace(", x: {y: 1}", "")
-    bench = files(
-        base=base, child='schema: 1\nname: c\nextends: ../base/recipe.yaml\nstages: {data: "${vars.block}"}\n'
-    )
+    base = BASE.replace("vars: {", "vars: {whole: {use: toy-corpus, text: words.txt}, ")
+    child = 'schema: 1\nname: c\nextends: ../base/recipe.yaml\nstages: {data: "${vars.whole}"}\n'
+    bench = files(base=base, child=child)
     assert text_of(bench) == "base"
 
 
@@ -197,6 +194,14 @@ def test_the_recipe_s_execution_is_below_every_stage_s(bench):
     short, long = recipe.config("short").execution, recipe.config("long").execution
     assert (short.threads, short.micro_batch, long.threads, long.micro_batch) == (3, 5, 4, 5)
     assert identity(recipe.config("short")) == {}
+
+
+def test_a_stage_s_launcher_merges_with_the_recipe_s(bench):
+    head = "schema: 1\nname: t\nexecution: {launcher: {use: far, nodes: 2}}\nstages:\n"
+    bench.write("  a: {use: toy-train, execution: {launcher: {queue: q}}}\n", head)
+    assert bench.load().config("a").execution.launcher.config.model_dump() == {"nodes": 2, "queue": "q"}
+    bench.write("  a: {use: toy-train, execution: {launcher: local}}\n", head)
+    assert bench.load().config("a").execution.launcher.component.name == "local"
 
 
 # ── the graph ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -43,6 +43,11 @@ class ToldConfig(Config):
     fails: bool = False
 
 
+class FarConfig(Config):
+    nodes: int = 1
+    queue: str = ""
+
+
 class WriteConfig(StageConfig):
     words: list[str] = ["one", "two"]
     repeat: Annotated[int, Field(ge=1)] = 1

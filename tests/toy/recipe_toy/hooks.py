@@ -15,5 +15,6 @@ def register_components():
         _component("toy-rule", "plus", "stages:Plus", "config:RuleConfig"),
         _component("toy-rule", "times", "stages:Times", "config:RuleConfig"),
         _component("toy-rule", "broken", "absent:X", "absent:XConfig"),
+        _component("launcher", "far", "absent:Far", "config:FarConfig"),
         _component("tracker", "told", "stages:Told", "config:ToldConfig"),
     ]

@@ -84,7 +84,8 @@ class Train:
                 raise Interrupted
             time.sleep(config.pause or 0)
         ctx.note(value=value, cwd=os.getcwd(), remote_code=ctx.allow_remote_code)
-        (ctx.payload / "model.json").write_text(json.dumps({"value": value}))
+        if ctx.rank == 0:
+            (ctx.payload / "model.json").write_text(json.dumps({"value": value}))
 
     def _trouble(self, ctx, step):
         config = self.config
@@ -111,9 +112,13 @@ class Train:
             child.start()
             (ctx.folder / "child").write_text(str(child.pid))
 
+    def _checkpoint(self, ctx):
+        """Ranks do not wait for each other here, so each has its own."""
+        return ctx.work / ("checkpoint.json" if ctx.rank == 0 else f"checkpoint-{ctx.rank}.json")
+
     def _resume(self, ctx):
         try:
-            step, value = json.loads((ctx.work / "checkpoint.json").read_text())
+            step, value = json.loads(self._checkpoint(ctx).read_text())
         except (OSError, ValueError):
             ctx.resume_from(0)
             return 0, 0.0
@@ -122,6 +127,6 @@ class Train:
 
     def _save(self, ctx, step, value):
         ctx.flush()
-        temporary = ctx.work / "checkpoint.tmp"
+        temporary = self._checkpoint(ctx).with_suffix(".tmp")
         temporary.write_text(json.dumps([step, value]))
-        temporary.replace(ctx.work / "checkpoint.json")
+        temporary.replace(self._checkpoint(ctx))
