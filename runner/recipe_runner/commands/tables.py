@@ -57,12 +57,12 @@ def show(tables: Sequence[Table]) -> None:
     console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDE)
     for entry in tables:
         head, rows, numeric = _cells(entry)
-        drawn = Drawn(title=Text(entry["title"], "bold"), title_justify="left", box=SIMPLE_HEAD)
+        drawn = Drawn(box=SIMPLE_HEAD, pad_edge=False)
         for name, right in zip(head, numeric, strict=True):
             drawn.add_column(Text(name), justify="right" if right else "left", overflow="fold")
         for row in rows:
             drawn.add_row(*map(Text, row))
-        console.print(drawn)
+        console.print(Text(entry["title"], "bold"), drawn, sep="\n")
 
 
 def html(table: Table) -> str:
