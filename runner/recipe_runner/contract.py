@@ -79,12 +79,13 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a filter says of one record: kept or not and why, a changed text, scores worth keeping."""
+    """What a filter says of one record: kept (in how many `copies`) or not and why, a changed text, scores."""
 
     keep: bool
     reason: str = ""
     text: str | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    copies: int = 1
 
 
 @dataclass(frozen=True, slots=True)

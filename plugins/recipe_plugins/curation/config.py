@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -46,6 +47,45 @@ class SourceOptions(Config):
     )
 
 
+class MixConfig(Config):
+    """How much of each domain is kept of what may be trained on. Shares: `weights`, else the domains' sizes."""
+
+    weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict, description="of every domain; their sum does not matter; none: as much as each holds"
+    )
+    unit: Literal["bytes", "tokens"] = Field(default="bytes", description="of `weights` and `budget`")
+    bytes_per_token: Annotated[float, Field(gt=0)] | dict[str, Annotated[float, Field(gt=0)]] = 4.0
+    budget: Annotated[Size, Field(gt=0)] | None = Field(
+        default=None, description="of all domains together; none: the largest that no domain is too small for"
+    )
+    temperature: float = Field(default=1.0, gt=0, description="shares to the power 1/temperature: above 1 flatter")
+    repeat: float = Field(default=1.0, ge=1, description="how often a document may come at most, on average")
+    upsample: dict[str, Annotated[float, Field(ge=1)]] = Field(
+        default_factory=dict, description="a domain's size counts this often; without a budget it comes as often"
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> MixConfig:
+        if self.weights and self.upsample:
+            raise ValueError("`upsample` scales the domains' sizes; beside `weights` give `repeat`")
+        return self
+
+    def ratio(self, domain: str) -> float:
+        """Bytes of a token."""
+        return self.bytes_per_token[domain] if isinstance(self.bytes_per_token, dict) else self.bytes_per_token
+
+    def check(self, domains: Iterable[str]) -> None:
+        """Raise `ValueError` for a domain that is missing or not there."""
+        ratios = self.bytes_per_token if isinstance(self.bytes_per_token, dict) else {}
+        for name, given in {"weights": self.weights, "upsample": self.upsample, "bytes_per_token": ratios}.items():
+            for domain in given:
+                if domain not in (known := tuple(domains)):
+                    hint = suggest(domain, known, noun="domains of this stage")
+                    raise ValueError(f"mix.{name}: no source is called {domain!r}; {hint}")
+            if given and name != "upsample" and (missing := set(domains) - set(given)):
+                raise ValueError(f"mix.{name}: nothing is said of {min(missing)!r}")
+
+
 class CurationConfig(StageConfig):
     """`sources` and `steps` are ordered: of equal documents the one from the earlier source survives."""
 
@@ -56,6 +96,7 @@ class CurationConfig(StageConfig):
     steps: dict[str, Annotated[Use[Filter | GlobalFilter], Slot("filter", options=StepOptions)]] = Field(
         default_factory=dict, description="the key is the step's name in the ledger"
     )
+    mix: MixConfig | None = Field(default=None, description="after all steps; none: everything is kept")
     heldout: Share = Field(default=0.05, lt=1, description="share of groups that no stage trains on")
     max_bad: Share = Field(default=0.01, description="share of a source's rows that may be unreadable")
     keep_removed: Literal["sample", "all"] = Field(
@@ -74,6 +115,10 @@ class CurationConfig(StageConfig):
                         f"steps.{step}.only.domain: no source is called {domain!r}; "
                         + suggest(domain, self.sources, noun="domains of this stage")
                     )
+        if self.mix:
+            self.mix.check(self.sources)
+            if "mix" in self.steps:
+                raise ValueError("steps.mix: the ledger calls the mixture `mix`; give the step another name")
         return self
 
     def domains_of(self, step: Use[Any]) -> tuple[str, ...]:

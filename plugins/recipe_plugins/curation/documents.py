@@ -93,3 +93,8 @@ def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 def fingerprint(text: str, seed: int = 0) -> int:
     """64 bits of a text, the same everywhere."""
     return xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"), seed=seed)
+
+
+def side(group: str, heldout: float) -> str:
+    """`train` or `heldout`: the same for a group in every stage, recipe and seed."""
+    return "heldout" if fingerprint(group) < heldout * 2**64 else "train"

@@ -2,7 +2,7 @@
 
 The one idea: every process counts what it sees where it sees it, parts are summed, and `check` holds the sums against
 each other: rows = bad + documents; a step's in = kept + removed; kept = in of the next; the last = written. Bytes are
-UTF-8 bytes of text; a step that changes text books the difference as `changed`.
+UTF-8 bytes of text; a step that changes text books the difference as `changed`, copies that it makes as `repeated`.
 """
 
 from __future__ import annotations
@@ -45,12 +45,14 @@ class Rows:
 
 @dataclass(slots=True)
 class Passage:
-    """What happened to one domain in one step; `changed` is bytes that the step added to (or took from) texts."""
+    """What happened to one domain in one step; `changed` is bytes that the step added to (or took from) texts,
+    `repeated` the copies that it made of documents."""
 
     entered: Counts = NONE
     kept: Counts = NONE
     removed: dict[str, Counts] = field(default_factory=dict)
     changed: int = 0
+    repeated: Counts = NONE
     seconds: float = 0.0
 
     def remove(self, reason: str, counts: Counts) -> None:
@@ -62,6 +64,7 @@ class Passage:
         self.entered += other.entered
         self.kept += other.kept
         self.changed += other.changed
+        self.repeated += other.repeated
         self.seconds += other.seconds
         for reason, counts in other.removed.items():
             self.remove(reason, counts)
@@ -99,7 +102,7 @@ class Account:
         for name, passage in self.steps.items():
             _equal(f"{domain}: {last}, documents and bytes", running, f"into {name}", passage.entered)
             out = sum(passage.removed.values(), passage.kept)
-            _equal(f"{domain}: {name}, into", passage.entered, "kept and removed",
+            _equal(f"{domain}: {name}, into and repeated", passage.entered + passage.repeated, "kept and removed",
                    Counts(out.documents, out.bytes - passage.changed))  # fmt: skip
             running, last = passage.kept, f"kept by {name}"
         _equal(f"{domain}: {last}", running, "written", sum(self.written.values(), NONE))
@@ -134,6 +137,7 @@ class Account:
                     _counts(p["kept"]),
                     {reason: _counts(c) for reason, c in p["removed"].items()},
                     p["changed_bytes"],
+                    _counts(p["repeated"]),
                     p["seconds"],
                 )
                 for name, p in data["steps"].items()
@@ -157,6 +161,7 @@ def _passage(passage: Passage) -> dict[str, Any]:
         "kept": counted(passage.kept),
         "removed": {reason: counted(counts) for reason, counts in sorted(passage.removed.items())},
         "changed_bytes": passage.changed,
+        "repeated": counted(passage.repeated),
         "seconds": round(passage.seconds, 3),
     }
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from recipe_plugins.curation.config import CurationConfig, SourceOptions
-from recipe_plugins.curation.documents import Document, batches, fingerprint, read_row, stored
+from recipe_plugins.curation.documents import Document, batches, fingerprint, read_row, side, stored
 from recipe_plugins.curation.folders import read_json, whole, write_json
 from recipe_plugins.curation.ledger import Account, Rows, counted
 from recipe_plugins.curation.removed import Removed
@@ -39,7 +39,7 @@ class Pieces:
     @cached_property
     def segments(self) -> list[Segment]:
         """What pieces pass through."""
-        return segments(steps_of(self.config))
+        return segments(steps_of(self.config, self.seed))
 
     def folder(self, segment: int, number: int) -> Path:
         """Where a piece's result of a segment lies."""
@@ -206,11 +206,6 @@ class _Split:
     def __exit__(self, *_: object) -> None:
         for runs in self._runs.values():
             runs.close()
-
-
-def side(group: str, heldout: float) -> str:
-    """`train` or `heldout`: the same for a group in every stage, recipe and seed."""
-    return "heldout" if fingerprint(group) < heldout * 2**64 else "train"
 
 
 def _write_sketch(file: Any, sketch: bytes | None) -> None:

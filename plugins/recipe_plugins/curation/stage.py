@@ -69,6 +69,7 @@ class Curation:
         self._begin(plan)
         self.setup = partial(Pieces, config, ctx.work, plan, ctx.seed("order"))
         self.pieces = self.setup()
+        self._tables: list[dict[str, Any]] = []
         self._reached = [self._last_whole(number) for number in range(len(plan))]
 
     def _begin(self, plan: list[tuple[str, Piece]]) -> None:
@@ -145,11 +146,15 @@ class Curation:
     def _decide(self, segment: int) -> None:
         step = self.pieces.segments[segment].sketch
         target = self.ctx.work / f"{segment:02d}.state"
-        if step is None or is_whole(target):
+        if step is None:
             return
-        with whole(target) as folder:
-            state = step.filter.decide(self._sketches(segment), folder)
-            write_json(folder / "state.json", state.relative_to(folder).as_posix())
+        if not is_whole(target):
+            with whole(target) as folder:
+                state = step.filter.decide(self._sketches(segment), folder)
+                write_json(folder / "state.json", state.relative_to(folder).as_posix())
+        if hasattr(step.filter, "tables"):
+            self._tables += step.filter.tables(self.pieces.state(segment))
+            self.ctx.note(tables=self._tables)   # before anything is written
 
     def _sketches(self, segment: int) -> Iterator[bytes]:
         for number in self._numbers():
@@ -249,7 +254,7 @@ class Curation:
         self.ctx.note(
             domains={domain: {split: counted(c) for split, c in a.written.items()} for domain, a in accounts.items()},
             funnel={domain: account.funnel() for domain, account in accounts.items()},
-            tables=[_table(accounts)],
+            tables=[*self._tables, _table(accounts)],
         )
 
     def _account(self, domain: str, segments: range) -> Account:

@@ -13,6 +13,7 @@ from typing import Any
 from recipe_plugins.curation.config import CurationConfig
 from recipe_plugins.curation.documents import Document, document
 from recipe_plugins.curation.ledger import Passage
+from recipe_plugins.curation.mix import Mix
 from recipe_runner import RecipeError, Verdict
 
 Removal = Callable[[Document, Verdict], None]
@@ -47,12 +48,16 @@ class Segment:
     sketch: Step | None = None
 
 
-def steps_of(config: CurationConfig) -> list[Step]:
-    """The steps, their filters built."""
-    return [
+def steps_of(config: CurationConfig, seed: int) -> list[Step]:
+    """The steps, their filters built; the mixture is the last."""
+    steps = [
         Step(number, name, use.build(), frozenset(config.domains_of(use)))
         for number, (name, use) in enumerate(config.steps.items(), 1)
     ]
+    if config.mix:
+        mix = Mix(config.mix, tuple(config.sources), config.heldout, seed)
+        steps.append(Step(len(steps) + 1, "mix", mix, frozenset(config.sources)))
+    return steps
 
 
 def segments(steps: Sequence[Step]) -> list[Segment]:
@@ -87,7 +92,17 @@ def passed(
         passage.changed += after.size - before.size
         passage.kept += after.counts
         kept.append(after)
+        for number in range(2, verdict.copies + 1):
+            passage.repeated += after.counts
+            passage.kept += after.counts
+            kept.append(_copy(after, number))
     return kept
+
+
+def _copy(found: Document, number: int) -> Document:
+    """The n-th of a document that goes on several times; all are on one side of the split."""
+    record = replace(found.record, id=f"{found.record.id}#{number}", meta={**found.record.meta, "group": found.group})
+    return document(record)
 
 
 def _changed(step: Step, before: Document, text: str) -> Document:
