@@ -41,6 +41,27 @@ def test_an_adapter_that_changes_the_model_before_training_is_refused(chat, adap
     neutral(model, rows)
 
 
+def test_every_run_checks_that_the_adapter_changes_nothing_yet(chat, facts, config, tmp_path):
+    from recipe_plugins.adapters.config import LoraAdapterConfig
+    from recipe_plugins.adapters.lora import Lora
+
+    class Ahead(Lora):
+        def attach(self, *arguments, **settings):
+            model = super().attach(*arguments, **settings)
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.data += 0.1
+            return model
+
+    class Using(Use):
+        def build(self):
+            return Ahead(self.config)
+
+    ahead = Using(Component(kind="adapter", name="ahead", target="nowhere:Ahead"), LoraAdapterConfig(r=4))
+    with pytest.raises(RecipeError, match="before it is trained"):
+        make("lora", {**config, "adapter": ahead}, tmp_path, inputs={"chat": chat, "facts": facts})
+
+
 def test_a_first_step_that_moves_nothing_is_an_error(chat, facts, config, tmp_path):
     from recipe_plugins.optimizers.config import AdamWConfig
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from recipe_plugins.adapters.saving import check_base, load_adapted, quantisation_of
+from recipe_plugins.adapters.saving import load_adapted, quantisation_of
 from recipe_plugins.merge.changes import read_changes
 from recipe_plugins.merge.config import MergeConfig
 from recipe_plugins.merge.gate import Probes, Seen, look, probes, with_model
@@ -68,7 +68,6 @@ class MergeStage:
         set_threads(self.config.execution)
         base, adapter = ctx.open(self.config.model), ctx.open(self.config.adapter)
         assert isinstance(adapter, Adapter)
-        check_base(adapter, base)
         tokenizer = load_tokenizer(ctx, adapter)
         renderer = Renderer(tokenizer)
         material = probes(renderer, self._records(ctx), ctx.seed("probes") % 2**32)
