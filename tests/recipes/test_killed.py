@@ -1,6 +1,7 @@
 """A recipe that is killed in every stage and run again ends as if nothing had happened.
 
-Parent, worker and both are killed with SIGKILL, at set steps and at one random moment; `recipe run` again gives payloads
+Parent, worker and both are killed with SIGKILL, at set steps and at one random moment; `recipe run` again gives
+payloads
 of the same digest and the same logged losses, bit for bit, as a run that was left alone.
 """
 
