@@ -33,7 +33,7 @@ def mixed(sources, folder, mix, **more):
 
 
 def table(corpus):
-    found = next(entry for entry in corpus.manifest["facts"]["tables"] if entry["title"] == "mix")
+    found = next(entry for entry in corpus.manifest["facts"]["tables"] if entry["title"] == "mix: domains")
     return {row[0]: dict(zip(found["columns"], row, strict=True)) for row in found["rows"]}
 
 

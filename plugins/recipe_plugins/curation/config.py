@@ -109,10 +109,11 @@ class CurationConfig(StageConfig):
             if not re.fullmatch(r"\w[\w.-]*", name):
                 raise ValueError(f"{name!r} becomes a folder's name: letters, digits, _, - and . only")
         for step, use in self.steps.items():
-            for domain in self.domains_of(use):
+            learned = use.config.domains() if hasattr(use.config, "domains") else ()
+            for domain in (*self.domains_of(use), *learned):
                 if domain not in self.sources:
                     raise ValueError(
-                        f"steps.{step}.only.domain: no source is called {domain!r}; "
+                        f"steps.{step}: no source is called {domain!r}; "
                         + suggest(domain, self.sources, noun="domains of this stage")
                     )
         if self.mix:

@@ -72,7 +72,7 @@ class Mix:
         """What `decide` wrote, as people read it; all in bytes of text but for `selected`, which is documents."""
         selections = json.loads(state.read_text(encoding="utf-8"))
         rows = [[domain, *(selection[name] for name in COLUMNS[1:])] for domain, selection in selections.items()]
-        return [{"title": "mix", "columns": list(COLUMNS), "rows": rows}]
+        return [{"title": "domains", "columns": list(COLUMNS), "rows": rows}]
 
 
 # ── how much ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -112,7 +112,7 @@ class Pieces:
 
     def _sketch(self, segment: int, number: int, kept: Sequence[Document]) -> bytes | None:
         step = self.segments[segment].sketch
-        if step is None or self.plan[number][0] not in step.domains or not kept:
+        if step is None or self.plan[number][0] not in step.sees or not kept:
             return None
         sketch: bytes = step.filter.sketch([found.record for found in kept])
         return sketch

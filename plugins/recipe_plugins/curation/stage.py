@@ -153,7 +153,8 @@ class Curation:
                 state = step.filter.decide(self._sketches(segment), folder)
                 write_json(folder / "state.json", state.relative_to(folder).as_posix())
         if hasattr(step.filter, "tables"):
-            self._tables += step.filter.tables(self.pieces.state(segment))
+            found = step.filter.tables(self.pieces.state(segment))
+            self._tables += [{**entry, "title": f"{step.name}: {entry['title']}"} for entry in found]
             self.ctx.note(tables=self._tables)   # before anything is written
 
     def _sketches(self, segment: int) -> Iterator[bytes]:

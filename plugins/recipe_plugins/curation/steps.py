@@ -14,19 +14,20 @@ from recipe_plugins.curation.config import CurationConfig
 from recipe_plugins.curation.documents import Document, document
 from recipe_plugins.curation.ledger import Passage
 from recipe_plugins.curation.mix import Mix
-from recipe_runner import RecipeError, Verdict
+from recipe_runner import RecipeError, Use, Verdict, batched
 
 Removal = Callable[[Document, Verdict], None]
 
 
 @dataclass(slots=True)
 class Step:
-    """One step: its place (from 1), its name, the filter, and the domains that it judges."""
+    """One step: its place (from 1), its name, the filter, the domains that it judges, and those it must see first."""
 
     number: int
     name: str
     filter: Any
     domains: frozenset[str]
+    sees: frozenset[str]
 
     @property
     def sees_all(self) -> bool:
@@ -50,14 +51,22 @@ class Segment:
 
 def steps_of(config: CurationConfig, seed: int) -> list[Step]:
     """The steps, their filters built; the mixture is the last."""
-    steps = [
-        Step(number, name, use.build(), frozenset(config.domains_of(use)))
-        for number, (name, use) in enumerate(config.steps.items(), 1)
-    ]
+    order = tuple(config.sources)
+    found = [(name, use.build(), frozenset(config.domains_of(use))) for name, use in config.steps.items()]
     if config.mix:
-        mix = Mix(config.mix, tuple(config.sources), config.heldout, seed)
-        steps.append(Step(len(steps) + 1, "mix", mix, frozenset(config.sources)))
-    return steps
+        found.append(("mix", Mix(config.mix, order, config.heldout, seed), frozenset(order)))
+    return [
+        Step(number, name, built, domains, built.among(order, domains) if hasattr(built, "among") else domains)
+        for number, (name, built, domains) in enumerate(found, 1)
+    ]
+
+
+def built(use: Use[Any], memory: dict[str, Any]) -> Any:
+    """A step's filter; one that has `share` is given what the filters of this process share, to take and to leave."""
+    found = use.build()
+    if hasattr(found, "share"):
+        found.share(memory)
+    return batched(found)
 
 
 def segments(steps: Sequence[Step]) -> list[Segment]:

@@ -12,8 +12,29 @@ def _filter(name: str, target: str, config: str, summary: str) -> Component:
     )
 
 
+def _rule(name: str, target: str, config: str, summary: str) -> Component:
+    home = "recipe_plugins.filters"
+    return Component(
+        kind="filter", name=name, target=f"{home}.{target}", config=f"{home}.rules_config:{config}", summary=summary
+    )
+
+
+def _learned(name: str, target: str, config: str, summary: str) -> Component:
+    home = "recipe_plugins.filters"
+    return Component(
+        kind="filter", name=name, target=f"{home}.{target}", config=f"{home}.learned_config:{config}", summary=summary
+    )
+
+
+LEARNED = [
+    _learned("quality-classifier", "classifier:QualityClassifier", "ClassifierConfig", "a score, trained or loaded"),
+    _learned("toxicity-classifier", "classifier:ToxicityClassifier", "ClassifierConfig", "the same for the unwanted"),
+]
+
 COMPONENTS: list[Component] = [
     _filter("gopher-quality", "gopher:GopherQuality", "GopherQualityConfig", "the ten quality rules of Gopher"),
+    _rule("gopher-repetition", "repetition:GopherRepetition", "GopherRepetitionConfig", "what repeats itself"),
     _filter("exact-dedup", "exact:ExactDedup", "ExactDedupConfig", "equal texts: one survives"),
     _filter("minhash-dedup", "minhash:MinHashDedup", "MinHashDedupConfig", "nearly equal texts: one survives"),
+    *LEARNED,
 ]

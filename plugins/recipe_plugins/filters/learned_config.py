@@ -1,0 +1,60 @@
+"""The configs of filters that learn from files: classifiers, and what removes evaluation sets."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from recipe_runner import Config, File, Share, Size
+
+
+class Examples(Config):
+    """Texts of one kind, from files and from domains of the stage."""
+
+    files: tuple[Annotated[str, File()], ...] = Field(
+        default=(), description="JSON Lines with `text`, or text with one example a line"
+    )
+    domains: tuple[str, ...] = Field(default=(), description="all documents of these domains that came so far")
+
+
+class Keep(Config):
+    """Which scores are good enough; one of these."""
+
+    above: float | None = Field(default=None, description="this score or more")
+    below: float | None = Field(default=None, description="less than this score")
+    top: Share | None = Field(default=None, description="the documents with the highest scores")
+    int_score: int | None = Field(default=None, ge=0, le=5, description="the score rounded, as FineWeb-Edu has it")
+
+    @model_validator(mode="after")
+    def _one(self) -> Keep:
+        if len(self.model_fields_set) != 1:
+            raise ValueError("`keep` is `all`, or one of `above`, `below`, `top`, `int_score`")
+        return self
+
+
+class ClassifierConfig(Config):
+    """A model by path, or one that is trained on `positives` and `negatives`."""
+
+    keep: Literal["all"] | Keep = Field(description="`all` scores the documents and removes none")
+    positives: Examples = Field(default_factory=dict)  # type: ignore[assignment,arg-type]
+    negatives: Examples = Field(default_factory=dict)  # type: ignore[assignment,arg-type]
+    model: Annotated[str | None, File()] = Field(
+        default=None, description="a fastText .bin or .ftz, or the weights in the folder of a transformers classifier"
+    )
+    label: str | None = Field(default=None, description="of a loaded model: whose probability is the score")
+    head: Size = Field(default=4_000, gt=0, description="characters of a document that the model sees, from its start")
+    examples: int = Field(default=10_000, ge=5, description="of each kind at most, those with the lowest hashes")
+
+    @model_validator(mode="after")
+    def _taught(self) -> ClassifierConfig:
+        given = [bool(side.files or side.domains) for side in (self.positives, self.negatives)]
+        if given != [self.model is None] * 2:
+            raise ValueError("give either `model`, or both `positives` and `negatives`")
+        if both := set(self.positives.domains) & set(self.negatives.domains):
+            raise ValueError(f"{min(both)!r} is among the positives and the negatives")
+        return self
+
+    def domains(self) -> tuple[str, ...]:
+        """The domains that it is trained on."""
+        return (*self.positives.domains, *self.negatives.domains)
