@@ -223,6 +223,11 @@ def test_gradients_are_clipped(tmp_path):
     assert losses(free)[2] < losses(clipped)[2]
 
 
+def test_a_strategy_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="strategy: fsdp is not in this version"):
+        trained(tmp_path, execution={"strategy": "fsdp"})
+
+
 def test_a_device_that_is_not_there_is_named():
     import torch
 

@@ -20,7 +20,7 @@ def store(tmp_path, tiny_corpus, tiny_tokeniser):
 
     context = LocalContext(tmp_path)
     tokenizer = load_tokenizer(context, tiny_tokeniser)
-    return build_store(context, tiny_corpus, tokenizer, "digest", ["prose", "code"])
+    return build_store(context, tiny_corpus, tokenizer, ["prose", "code"])
 
 
 def mixed(store, counts, length=64, isolate=True, seed=1):
@@ -96,7 +96,7 @@ def test_the_store_is_encoded_once(store, tmp_path, tiny_corpus, monkeypatch):
     from recipe_plugins.training.store import build_store
 
     monkeypatch.setattr(Corpus, "read", lambda *args: pytest.fail("read again"))
-    again = build_store(LocalContext(tmp_path), tiny_corpus, None, "digest", ["prose", "code"])
+    again = build_store(LocalContext(tmp_path), tiny_corpus, None, ["prose", "code"])
     assert again == store
 
 
@@ -107,10 +107,10 @@ def test_conversations_and_unknown_domains_are_refused(tmp_path, tiny_corpus, ti
     context = LocalContext(tmp_path)
     tokenizer = load_tokenizer(context, tiny_tokeniser)
     with pytest.raises(RecipeError, match="no domain 'prosa'"):
-        build_store(context, tiny_corpus, tokenizer, "digest", ["prosa"])
+        build_store(context, tiny_corpus, tokenizer, ["prosa"])
     chats = write_corpus(tmp_path / "chats", {"chat": [[{"role": "user", "content": "hello"}]] * 9})
     with pytest.raises(RecipeError, match="holds conversations"):
-        build_store(context, chats, tokenizer, "digest", ["chat"])
+        build_store(context, chats, tokenizer, ["chat"])
 
 
 def test_special_tokens_in_text_are_text(tmp_path, tiny_tokeniser, write_corpus):
@@ -120,6 +120,6 @@ def test_special_tokens_in_text_are_text(tmp_path, tiny_tokeniser, write_corpus)
     context = LocalContext(tmp_path)
     tokenizer = load_tokenizer(context, tiny_tokeniser)
     corpus = write_corpus(tmp_path / "corpus", {"web": ["a <|endoftext|> b <|im_start|>"] * 9})
-    found = build_store(context, corpus, tokenizer, "digest", ["web"])
+    found = build_store(context, corpus, tokenizer, ["web"])
     assert (found.stream("web") == tokenizer.eos_token_id).sum() == found.domains["web"].documents
     assert not (found.stream("web") == tokenizer.convert_tokens_to_ids("<|im_start|>")).any()

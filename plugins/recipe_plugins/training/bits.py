@@ -10,6 +10,7 @@ Limit: a window sees nothing before it, so long documents score a little higher 
 from __future__ import annotations
 
 import hashlib
+import heapq
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -34,10 +35,10 @@ def heldout_records(corpus: Corpus, *, documents: int = DOCUMENTS, size: int = B
     """
     found: dict[str, list[Record]] = {}
     for domain in corpus.domains("heldout"):
-        texts = [record for record in corpus.read(domain, "heldout") if record.text]
-        chosen = _within(sorted(texts, key=lambda record: hashlib.sha256(record.id.encode()).digest()), size)
+        texts = (record for record in corpus.read(domain, "heldout") if record.text)
+        chosen = heapq.nsmallest(documents, texts, key=lambda record: hashlib.sha256(record.id.encode()).digest())
         if chosen:
-            found[domain] = chosen[:documents]
+            found[domain] = _within(chosen, size)
     return found
 
 

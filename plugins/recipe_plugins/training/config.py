@@ -33,6 +33,10 @@ CHINCHILLA = 20
 AUTO_MICRO_TOKENS = 8192
 """Tokens of one forward pass when `execution.micro_batch` is `auto`."""
 
+MAX_REPEATS = 4.0
+"""Up to so many times, text read again is worth nearly as much as new text (Muennighoff et al. 2023, arXiv:2305.16264,
+section 6)."""
+
 UNITS = ("steps", "tokens", "epochs", "tokens_per_parameter")
 """The units of a budget."""
 
@@ -115,7 +119,7 @@ class TextConfig(LoopConfig):
         dict[str, Annotated[float, Field(gt=0)]],
         Field(description="weight of each domain in tokens; left out, every domain by its size"),
     ] = {}
-    max_repeats: Annotated[float, Field(gt=0, description="how often a domain may be read, at most")] = 4.0
+    max_repeats: Annotated[float, Field(gt=0, description="how often a domain may be read, at most")] = MAX_REPEATS
     isolate: Annotated[bool, Field(description="no attention from one document to another")] = True
 
 

@@ -73,6 +73,10 @@ def train(
     """
     set_threads(config.execution)
     rows_at_once, accumulation = micro_batch(config, ctx.world_size)
+    if config.execution.strategy != "ddp":
+        raise RecipeError(
+            f"execution.strategy: {config.execution.strategy} is not in this version", next="use strategy: ddp"
+        )
     if not len(rows):
         raise RecipeError("there is no row to train on", next="look at the ledger of the corpus")
     arguments = trainer.arguments_class(

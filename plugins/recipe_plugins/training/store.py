@@ -12,10 +12,7 @@ Limit: a document that crosses a row is two documents to attention.
 
 from __future__ import annotations
 
-import json
-import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import islice
@@ -26,11 +23,10 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from recipe_plugins.training.loading import PLAIN
+from recipe_plugins.training.once import once
 from recipe_runner import Corpus, RecipeError, StageContext
 
 _BATCH = 1000
-_PATIENCE = 0.2
-"""Seconds between two looks whether rank 0 has encoded the corpus."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +43,6 @@ class TokenStore:
 
     folder: Path
     dtype: str
-    tokeniser: str
     domains: Mapping[str, Domain]
 
     @property
@@ -68,51 +63,26 @@ class TokenStore:
 
 
 def build_store(
-    ctx: StageContext, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, digest: str, domains: list[str]
+    ctx: StageContext, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, domains: Sequence[str]
 ) -> TokenStore:
-    """Encode the training split of `domains` into `ctx.work/tokens`, or take what is encoded there already.
+    """Encode the training split of `domains` into `ctx.work/tokens`, or take what an earlier attempt encoded.
 
-    `digest` is the tokeniser's. Rank 0 encodes, the others wait for it. Raises `RecipeError` for a domain that is not
-    there, is empty, or holds conversations, and for a tokenizer without an end token.
+    Raises `RecipeError` for a domain that is not there, is empty, or holds conversations, and for a tokenizer without
+    an end token.
     """
-    folder = ctx.work / "tokens"
-    wanted = {"tokeniser": digest, "corpus": corpus.digest, "names": domains}
-    while (saved := _saved(folder, wanted)) is None:
-        if ctx.rank == 0:
-            _build(ctx, corpus, tokenizer, wanted, folder)
-        else:
-            time.sleep(_PATIENCE)
-    return _opened(folder, saved)
 
+    def write(folder: Path) -> dict[str, Any]:
+        if tokenizer.eos_token_id is None:
+            raise RecipeError("the tokeniser has no end token, which is what separates documents")
+        dtype = "uint16" if len(tokenizer) <= 2**16 else "uint32"
+        found: dict[str, Any] = {}
+        for number, domain in enumerate(domains):
+            ctx.progress(number, len(domains), "domains", f"encoding {domain}")
+            found[domain] = asdict(_encode(corpus, domain, tokenizer, dtype, folder / str(number)))
+        return {"dtype": dtype, "domains": found}
 
-def _saved(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What lies in `folder`, if it is whole and was made of what is wanted."""
-    if not (folder / "store.json").is_file():
-        return None
-    saved: dict[str, Any] = json.loads((folder / "store.json").read_text(encoding="utf-8"))
-    return saved if saved["made_of"] == wanted else None
-
-
-def _build(
-    ctx: StageContext, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, wanted: Mapping[str, Any], folder: Path
-) -> None:
-    if tokenizer.eos_token_id is None:
-        raise RecipeError("the tokeniser has no end token, which is what separates documents")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    dtype = "uint16" if len(tokenizer) <= 2**16 else "uint32"
-    found: dict[str, Any] = {}
-    for number, domain in enumerate(wanted["names"]):
-        ctx.progress(number, len(wanted["names"]), "domains", f"encoding {domain}")
-        found[domain] = asdict(_encode(corpus, domain, tokenizer, dtype, folder / str(number)))
-    unfinished = folder / "store.json.part"
-    unfinished.write_text(json.dumps({"made_of": wanted, "dtype": dtype, "domains": found}), encoding="utf-8")
-    unfinished.rename(folder / "store.json")
-
-
-def _opened(folder: Path, saved: Mapping[str, Any]) -> TokenStore:
-    domains = {name: Domain(**entry) for name, entry in saved["domains"].items()}
-    return TokenStore(folder, saved["dtype"], saved["made_of"]["tokeniser"], domains)
+    folder, facts = once(ctx, "tokens", write)
+    return TokenStore(folder, facts["dtype"], {name: Domain(**entry) for name, entry in facts["domains"].items()})
 
 
 def _encode(corpus: Corpus, domain: str, tokenizer: PreTrainedTokenizerBase, dtype: str, path: Path) -> Domain:

@@ -39,7 +39,7 @@ def train_on_text(
     assert isinstance(corpus, Corpus)
     run.set_threads(config.execution)
     names = list(config.mix) or [name for name, found in corpus.domains("train").items() if found.documents]
-    store = build_store(ctx, corpus, tokenizer, digest, names)
+    store = build_store(ctx, corpus, tokenizer, names)
     steps = _steps(config, store, model)
     rows = _rows(ctx, config, store, steps, purpose)
     result = run.train(
@@ -56,30 +56,25 @@ def train_on_text(
     )
     if ctx.rank == 0:
         save_model(model, tokenizer, ctx.payload)
-        _note_end(ctx, config, model, tokenizer, optimizer, result, corpus)
+        ctx.note(**_facts(ctx, model, optimizer, result))
+        ctx.note(bits_per_byte=heldout_bits(config, corpus, model, tokenizer))
     return result
 
 
-def _note_end(
-    ctx: StageContext,
-    config: TextConfig,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    optimizer: Use[Optimizer],
-    result: run.TrainResult,
-    corpus: Corpus,
-) -> None:
+def _facts(
+    ctx: StageContext, model: PreTrainedModel, optimizer: Use[Optimizer], result: run.TrainResult
+) -> dict[str, Any]:
     parameters = model.num_parameters()
     cost: Any = optimizer.config
     facts = training_facts(
         tokens=result.tokens,
         parameters=parameters,
         shape=shape_of_folder(ctx.payload),
-        vocab_size=len(tokenizer),
+        vocab_size=model.config.vocab_size,
         state_bytes=cost.state_bytes(parameters),
         tokens_per_second=result.tokens_per_second,
     )
-    ctx.note(loss=result.loss, bits_per_byte=heldout_bits(config, corpus, model, tokenizer), **facts)
+    return {"loss": result.loss, **facts}
 
 
 def _steps(config: TextConfig, store: TokenStore, model: PreTrainedModel) -> int:
@@ -92,7 +87,11 @@ def _steps(config: TextConfig, store: TokenStore, model: PreTrainedModel) -> int
 def _rows(ctx: StageContext, config: TextConfig, store: TokenStore, steps: int, purpose: str) -> MixedRows:
     wanted = steps * config.batch_size
     divided = divide(store, config.mix, wanted, config.sequence_length, config.max_repeats)
-    ctx.note(mix={name: asdict(portion) for name, portion in divided.items()}, max_repeats=config.max_repeats)
+    ctx.note(
+        mix={name: asdict(portion) for name, portion in divided.items()},
+        max_repeats=config.max_repeats,
+        isolate=config.isolate,
+    )
     return MixedRows(
         store,
         divided,

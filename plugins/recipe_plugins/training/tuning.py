@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,17 +12,17 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from recipe_plugins.training import checkpoints
 from recipe_plugins.training.answers import answer_losses, conversations
 from recipe_plugins.training.conversations import Renderer
 from recipe_plugins.training.estimate import Shape, training_facts
+from recipe_plugins.training.once import once
 from recipe_plugins.training.packing import StoredRows, write_rows
 from recipe_plugins.training.preparation import prepare, sample
 from recipe_plugins.training.run import TrainResult, device, train
 from recipe_plugins.training.supervised import SupervisedTrainer
 from recipe_plugins.training.trainer import RecipeTrainerMixin
 from recipe_plugins.training.tuning_config import TuningConfig
-from recipe_runner import Corpus, Interrupted, RecipeError, Record, StageContext
+from recipe_runner import Corpus, RecipeError, Record, StageContext
 
 SAMPLES = 4
 """Decoded rows that are kept to look at."""
@@ -77,24 +75,6 @@ def _records(corpus: Corpus) -> Iterator[Record]:
 
 def _write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def once(ctx: StageContext, name: str, write: Callable[[Path], Mapping[str, Any]]) -> tuple[Path, dict[str, Any]]:
-    """`ctx.work/name`, made by `write` on rank 0 unless an earlier attempt made it; and the facts that `write` gave.
-
-    The other ranks wait for it. Raises `Interrupted` if they are asked to stop meanwhile.
-    """
-    folder = ctx.work / name
-    if ctx.rank == 0 and not checkpoints.is_complete(folder):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        (folder / "facts.json").write_text(json.dumps(write(folder)), encoding="utf-8")
-        checkpoints.complete(folder)
-    while not checkpoints.is_complete(folder):
-        if ctx.stopping():
-            raise Interrupted
-        time.sleep(0.1)
-    return folder, json.loads((folder / "facts.json").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, slots=True)
