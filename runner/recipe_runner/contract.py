@@ -79,13 +79,17 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a filter says of one record: kept (in how many `copies`) or not and why, a changed text, scores."""
+    """What a filter says of one record: kept (in how many `copies`) or not and why, a changed text, scores.
+
+    `spans` say which parts gave a removed record away, as JSON.
+    """
 
     keep: bool
     reason: str = ""
     text: str | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     copies: int = 1
+    spans: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +295,30 @@ class Filter(Protocol):
     def judge(self, batch: Sequence[Record]) -> Sequence[Verdict]:
         """One verdict a record, in order."""
         ...
+
+
+class RecordFilter(Protocol):
+    """A `Filter` written for one record; a curation asks it for each of a batch."""
+
+    def judge_one(self, record: Record) -> Verdict:
+        """The verdict on one record."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OneByOne:
+    """Makes a `Filter` of a `RecordFilter`."""
+
+    filter: RecordFilter
+
+    def judge(self, batch: Sequence[Record]) -> list[Verdict]:
+        """One verdict a record, in order."""
+        return [self.filter.judge_one(record) for record in batch]
+
+
+def batched(filter: Any) -> Any:
+    """The filter itself, or around one that has `judge_one` instead of `judge` a `Filter`."""
+    return filter if hasattr(filter, "judge") else OneByOne(filter)
 
 
 class GlobalFilter(Protocol):

@@ -39,6 +39,8 @@ class Removed:
         """One document that a step removed."""
         scores = {name: float(score) if isfinite(score) else None for name, score in verdict.scores.items()}
         entry = {**body(found.record), "reason": verdict.reason, "scores": scores}
+        if verdict.spans:
+            entry["spans"] = list(verdict.spans)
         if self._all:
             self._append(step.folder, [as_line(entry)])
             return

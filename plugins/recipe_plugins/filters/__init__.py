@@ -13,9 +13,9 @@ def _filter(name: str, target: str, config: str, summary: str) -> Component:
 
 
 def _rule(name: str, target: str, config: str, summary: str) -> Component:
-    home = "recipe_plugins.filters"
+    home = "recipe_plugins.filters.rules"
     return Component(
-        kind="filter", name=name, target=f"{home}.{target}", config=f"{home}.rules_config:{config}", summary=summary
+        kind="filter", name=name, target=f"{home}.{target}", config=f"{home}.config:{config}", summary=summary
     )
 
 
@@ -29,6 +29,7 @@ def _learned(name: str, target: str, config: str, summary: str) -> Component:
 LEARNED = [
     _learned("quality-classifier", "classifier:QualityClassifier", "ClassifierConfig", "a score, trained or loaded"),
     _learned("toxicity-classifier", "classifier:ToxicityClassifier", "ClassifierConfig", "the same for the unwanted"),
+    _learned("decontaminate", "decontaminate:Decontaminate", "DecontaminateConfig", "what evaluation sets hold goes"),
 ]
 
 COMPONENTS: list[Component] = [

@@ -58,3 +58,13 @@ class ClassifierConfig(Config):
     def domains(self) -> tuple[str, ...]:
         """The domains that it is trained on."""
         return (*self.positives.domains, *self.negatives.domains)
+
+
+class DecontaminateConfig(Config):
+    """A document that shares an n-gram with one of the evaluation sets is removed."""
+
+    files: tuple[Annotated[str, File()], ...] = Field(min_length=1, description="JSON Lines, or text, an item a line")
+    fields: tuple[str, ...] = Field(default=(), description="of a JSON row; none: every string in it")
+    ngram: int = Field(default=13, ge=2, description="words in a row")
+    shortest: int = Field(default=8, ge=2, description="words from which on a shorter item is sought whole")
+    matches: int = Field(default=1, ge=1, description="n-grams from which on a document is contaminated")
