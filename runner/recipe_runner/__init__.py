@@ -21,8 +21,8 @@ _HOME = {
         "artifacts": "Adapter Artifact Corpus Evaluation Model Tokeniser",
         "components": "Component Config Count Execution File Input Place Ref Registry Share Size Slot Use",
         "contract": "Architecture BadRow Branch Counts Estimate Event ExecutionConfig Filter Format GlobalFilter Known "
-        "KnownInput Launcher Optimizer ParamGroup Piece Record Row Schedule Source Stage StageConfig StageContext "
-        "Tracker Verdict",
+        "KnownInput Launcher OneByOne Optimizer ParamGroup Piece Record RecordFilter Row Schedule Source Stage "
+        "StageConfig StageContext Tracker Verdict batched",
         "errors": "Interrupted Problem RecipeError suggest",
         "hookspecs": "Check Command hookimpl",
     }.items()
@@ -33,9 +33,10 @@ __all__ = [
     "Adapter", "Architecture", "Artifact", "BadRow", "Branch", "Check", "Command", "Component", "Config",
     "Corpus", "Count", "Counts", "Estimate", "Evaluation", "Event", "Execution", "ExecutionConfig", "File",
     "Filter", "Format", "GlobalFilter", "Input", "Interrupted", "Known", "KnownInput", "Launcher", "Model",
-    "Optimizer", "ParamGroup", "Piece", "Place", "Problem", "RecipeError", "Record", "Ref", "Registry", "Row",
+    "OneByOne", "Optimizer", "ParamGroup", "Piece", "Place", "Problem", "RecipeError", "Record", "RecordFilter", "Ref",
+    "Registry", "Row",
     "Schedule", "Share", "Size", "Slot", "Source", "Stage", "StageConfig", "StageContext", "Tokeniser", "Tracker",
-    "Use", "Verdict", "hookimpl", "suggest",
+    "Use", "Verdict", "batched", "hookimpl", "suggest",
 ]
 
 

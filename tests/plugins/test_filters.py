@@ -10,13 +10,13 @@ import pytest
 
 from recipe_plugins.filters.copies import components
 from recipe_plugins.filters.text import plain
-from recipe_runner import Record
+from recipe_runner import Record, batched
 from recipe_runner.testing import check_filter
 from recipe_runner.testing.local import slot
 
 
 def build(use: str, **config):
-    return slot("filter", {"use": use, **config}).build()
+    return batched(slot("filter", {"use": use, **config}).build())
 
 
 def reason(text: str, **config) -> str:
@@ -76,7 +76,7 @@ def test_all_statistics_are_scores_and_a_conversation_is_its_turns():
 
 
 def test_a_full_vocabulary_changes_no_verdict(monkeypatch):
-    monkeypatch.setattr("recipe_plugins.filters.gopher.Vocabulary.MOST", 10)
+    monkeypatch.setattr("recipe_plugins.filters.words.Words.VOCABULARY", 10)
     records = [Record(str(n), GOOD + f" word{n}" * n) for n in range(200)]
     small, large = build("gopher-quality"), build("gopher-quality")
     verdicts = small.judge(records)

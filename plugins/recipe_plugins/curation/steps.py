@@ -52,7 +52,8 @@ class Segment:
 def steps_of(config: CurationConfig, seed: int) -> list[Step]:
     """The steps, their filters built; the mixture is the last."""
     order = tuple(config.sources)
-    found = [(name, use.build(), frozenset(config.domains_of(use))) for name, use in config.steps.items()]
+    memory: dict[str, Any] = {}
+    found = [(name, _built(use, memory), frozenset(config.domains_of(use))) for name, use in config.steps.items()]
     if config.mix:
         found.append(("mix", Mix(config.mix, order, config.heldout, seed), frozenset(order)))
     return [
@@ -61,7 +62,7 @@ def steps_of(config: CurationConfig, seed: int) -> list[Step]:
     ]
 
 
-def built(use: Use[Any], memory: dict[str, Any]) -> Any:
+def _built(use: Use[Any], memory: dict[str, Any]) -> Any:
     """A step's filter; one that has `share` is given what the filters of this process share, to take and to leave."""
     found = use.build()
     if hasattr(found, "share"):

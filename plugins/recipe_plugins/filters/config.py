@@ -6,16 +6,18 @@ from typing import Literal
 
 from pydantic import Field
 
+from recipe_plugins.filters.rules.config import Definition, by_preset
 from recipe_runner import Config, Share
 
 
 class GopherQualityConfig(Config):
-    """Thresholds of Rae et al. 2021 (Gopher), appendix A1.1; a document that breaks one is removed."""
+    """Thresholds of Rae et al. 2021 (Gopher), appendix A1.1; a document that breaks one is removed.
 
-    words: Literal["whitespace", "unicode"] = Field(
-        default="whitespace",
-        description="words as white space parts them (as in the paper), or runs of letters and digits, and of marks",
-    )
+    `words` are what white space parts (as in the paper), or runs of letters and digits, and of marks.
+    """
+
+    preset: Literal["paper", "datatrove", "dolma"] = "paper"
+    words: Definition = by_preset(paper="whitespace", datatrove="unicode", dolma="whitespace")
     min_words: int = Field(default=50, ge=0)
     max_words: int = Field(default=100_000, ge=1)
     min_mean_word_length: float = Field(default=3.0, ge=0)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from typing import Any
 
-from recipe_runner.contract import Filter, Optimizer, ParamGroup, Record
+from recipe_runner.contract import Filter, Optimizer, ParamGroup, Record, RecordFilter, batched
 from recipe_runner.plugins import installed
 
 HEAVY = ("torch", "transformers", "datasets")
@@ -29,11 +29,12 @@ def check_plugin(dist: str) -> None:
         assert component.dist != dist or callable(component.load()), component
 
 
-def check_filter(filter: Filter, records: Sequence[Record]) -> None:
+def check_filter(filter: Filter | RecordFilter, records: Sequence[Record]) -> None:
     """A filter gives each record the same verdict alone, among others, and in another order."""
-    together = list(filter.judge(records))
-    assert together == [verdict for record in records for verdict in filter.judge([record])]
-    assert together == list(filter.judge(records[::-1]))[::-1]
+    judge = batched(filter).judge
+    together = list(judge(records))
+    assert together == [verdict for record in records for verdict in judge([record])]
+    assert together == list(judge(records[::-1]))[::-1]
 
 
 def check_optimizer(optimizer: Optimizer, parameters: Sequence[Any], steps: int = 5) -> None:

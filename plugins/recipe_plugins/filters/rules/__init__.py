@@ -1,0 +1,1 @@
+"""Filters that judge a document alone, by rules."""
