@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from recipe_plugins.adapters.config import AdapterMethod
-from recipe_plugins.training.estimate import known_shape, training_memory
+from recipe_plugins.training.estimate import UNKNOWN, known_shape, training_memory
 from recipe_plugins.training.tuning_config import TuningConfig
 from recipe_runner import Adapter, Estimate, Known, Slot, Use
 
@@ -27,7 +27,7 @@ class LoraConfig(TuningConfig):
         shape = known_shape(known, "model")
         method: Any = self.adapter.config
         if shape is None or not hasattr(method, "trainable"):
-            return Estimate()
+            return UNKNOWN
         optimizer: Any = self.optimizer.config
         trainable = method.trainable(shape)
         state_bytes = optimizer.state_bytes(trainable)

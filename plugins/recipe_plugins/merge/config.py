@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recipe_plugins.training.estimate import known_shape
+from recipe_plugins.training.estimate import UNKNOWN, known_shape
 from recipe_runner import Adapter, Corpus, Estimate, Execution, Input, Known, Model, Ref, Size, StageConfig
 
 
@@ -44,7 +44,7 @@ class MergeConfig(StageConfig):
         """Memory is that of one model, which the comparison loads; merging itself takes a block."""
         shape = known_shape(known, "model")
         if shape is None:
-            return Estimate()
+            return UNKNOWN
         return Estimate(
             parameters=shape.parameters,
             trainable=0,

@@ -28,6 +28,10 @@ Layout = Literal["fp32", "bf16", "bf16-master"]
 """Where the bytes of training go: fp32 throughout; fp32 weights under bf16 autocast; bf16 weights with fp32 masters."""
 
 
+UNKNOWN = Estimate(notes=["parameters, memory and FLOPs are unknown: the model's config is not on this machine"])
+"""What is estimated of a stage whose model cannot be looked at, and is of no type whose parameters are counted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """The sizes of a model. `parameters` are all, tied ones once; `embedding` those of the input table; `head` those
@@ -166,6 +170,7 @@ def training_facts(
     *,
     tokens: int,
     parameters: int,
+    trainable: int,
     shape: Shape | None,
     vocab_size: int,
     state_bytes: int,
@@ -177,8 +182,11 @@ def training_facts(
     """
     full = CHINCHILLA * parameters / tokens_per_second / 60 if tokens_per_second else None
     return {
+        "tables": [_table(tokens, parameters, trainable, tokens_per_second, full)],
         "tokens": tokens,
         "parameters": parameters,
+        "trainable": trainable,
+        "trainable_share": round(trainable / parameters, 8),
         "tokens_per_parameter": tokens / parameters,
         "chinchilla_tokens_per_parameter": CHINCHILLA,
         "chinchilla_minutes": full,
@@ -186,4 +194,22 @@ def training_facts(
         "shape": shape.facts() if shape else None,
         "vocab_size": vocab_size,
         "optimizer_bytes": state_bytes,
+    }
+
+
+def _table(
+    tokens: int, parameters: int, trainable: int, tokens_per_second: float | None, full: float | None
+) -> dict[str, Any]:
+    """The same, as people read it at the end of a run."""
+    ratio = f"{tokens / parameters:.2f}; Chinchilla's {CHINCHILLA}"
+    return {
+        "title": "trained",
+        "columns": ["what", "measured"],
+        "rows": [
+            ["parameters", f"{parameters:,}"],
+            ["trainable", f"{trainable:,} ({trainable / parameters:.2%})"],
+            ["tokens", f"{tokens:,}"],
+            ["tokens per parameter", ratio if full is None else f"{ratio} would take {full:,.1f} min here"],
+            ["tokens per second", "unknown" if tokens_per_second is None else f"{tokens_per_second:,.0f}"],
+        ],
     }

@@ -69,6 +69,7 @@ def _facts(
     facts = training_facts(
         tokens=result.tokens,
         parameters=parameters,
+        trainable=parameters,
         shape=shape_of_folder(ctx.payload),
         vocab_size=model.config.vocab_size,
         state_bytes=cost.state_bytes(parameters),

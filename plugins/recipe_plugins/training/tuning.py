@@ -132,6 +132,7 @@ def note_result(
     facts = training_facts(
         tokens=result.tokens,
         parameters=sizes.parameters,
+        trainable=sizes.trainable,
         shape=shape,
         vocab_size=vocab_size,
         state_bytes=cost.state_bytes(sizes.trainable),
@@ -141,8 +142,6 @@ def note_result(
         steps=result.steps,
         supervised_tokens=result.supervised_tokens,
         loss=result.loss,
-        trainable=sizes.trainable,
-        trainable_share=round(sizes.trainable / sizes.parameters, 8),
         **facts,
     )
 
