@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -141,8 +141,7 @@ class Run:
     # ── one stage ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _stage(self, name: str) -> None:
-        if self._signalled:
-            self._leave()
+        self._leave_if_asked()
         use = self.recipe.stages[name]
         payload = self.outlook.payload(name, self.made)
         assert payload is not None, "stages run after their inputs"
@@ -174,17 +173,19 @@ class Run:
         self._save("running")
         self.tell(Event("stage-cached", name, {"path": str(artifact.path), "key": key}))
 
-    @contextmanager
-    def _locked(self, name: str, key: str) -> Iterator[int]:
+    def _locked(self, name: str, key: str) -> AbstractContextManager[int]:
         since = datetime.now(UTC).isoformat(timespec="seconds")
         holder = {"pid": os.getpid(), "recipe": self.recipe.name, "stage": name, "run": self.id, "since": since}
-        wait = (
-            (lambda h: self.tell(Event("stage-waiting", name, {"holder": describe(h)}))) if self.options.wait else None
-        )
-        self._stop = self._leave
-        with self.store.lock(key, holder, wait) as descriptor:
-            self._stop = None
-            yield descriptor
+        said = ""
+
+        def wait(other: Mapping[str, Any]) -> None:
+            nonlocal said
+            self._leave_if_asked()
+            if describe(other) != said:
+                said = describe(other)
+                self.tell(Event("stage-waiting", name, {"holder": said}))
+
+        return self.store.lock(key, holder, wait if self.options.wait else None)
 
     def _build(
         self, name: str, use: Use[Any], payload: Mapping[str, Any], reasons: Sequence[Reason], lock: int
@@ -328,8 +329,9 @@ class Run:
             words += [flag, value] if value else []
         return shlex.join([*words, *["--trust-remote-code"] * options.allow_remote_code])
 
-    def _leave(self) -> None:
-        raise Interrupted("interrupted between stages", next=f"to continue: {self.command()}")
+    def _leave_if_asked(self) -> None:
+        if self._signalled:
+            raise Interrupted("interrupted between stages", next=f"to continue: {self.command()}")
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

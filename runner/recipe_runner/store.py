@@ -179,7 +179,7 @@ class Store:
     ) -> Iterator[int]:
         """Hold the lock of a key; gives the descriptor that the stage's processes must inherit.
 
-        `wait` is called once with the other holder when it must wait; without it, raises `StoreBusy`.
+        While it must wait, `wait` is called with the other holder every now and then; without it, raises `StoreBusy`.
         """
         folder = self.root / "locks"
         with store_errors(f"cannot write to the store {self.root}"):
@@ -198,7 +198,6 @@ class Store:
 def _acquire(file: TextIO, beside: Path, wait: Callable[[Mapping[str, Any]], None] | None) -> None:
     import fcntl
 
-    started, told = time.monotonic(), False
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -210,16 +209,14 @@ def _acquire(file: TextIO, beside: Path, wait: Callable[[Mapping[str, Any]], Non
                     f"another run is at work on this stage: {describe(holder)}",
                     next="leave out --no-wait to wait for it",
                 ) from None
-            if not told and (holder or time.monotonic() - started > 1):  # a new holder has not written its word yet
-                wait(holder)
-                told = True
+            wait(holder)
             time.sleep(0.1)
 
 
 def describe(holder: Mapping[str, Any]) -> str:
     """Who holds a lock, for people."""
     if not holder:
-        return "its processes are ending"
+        return "a run that is starting or ending"
     return "process {pid} running {recipe!r}, stage {stage!r}, since {since}".format_map(holder)
 
 

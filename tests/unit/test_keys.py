@@ -6,9 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from recipe_runner import identity
+from recipe_runner.errors import StageFailed
 from recipe_runner.recipe import Recipe
+from recipe_runner.worker import Job
 
 STAGES = """
   data: {use: toy-corpus, words: [a, b], beside: ./there, text: words.txt}
@@ -58,6 +63,22 @@ def _written(bench, folder):
 def test_a_worker_makes_the_key_of_its_parent(bench, tmp_path):
     """The worker refuses otherwise; a file, places, options, nested configs and seeds go through the job."""
     assert set(_written(bench, tmp_path / "here").statuses().values()) == {"built"}
+
+
+def test_a_worker_that_makes_another_key_refuses(bench, tmp_path, monkeypatch):
+    """Here the file changes between the parent's look and the worker's: the result would lie under a wrong name."""
+    _written(bench, tmp_path / "here")
+    write = Job.write
+
+    def late(job: Job, path: Path) -> None:
+        (tmp_path / "here" / "words.txt").write_text("e f")
+        write(job, path)
+
+    monkeypatch.setattr(Job, "write", late)
+    with pytest.raises(StageFailed, match="of a stage that its parent calls") as caught:
+        bench.run(until="data")
+    assert "run again" in caught.value.render()
+    assert list(bench.store.artifacts()) == []
 
 
 def test_names_of_stages_and_of_the_recipe_cost_nothing(bench):

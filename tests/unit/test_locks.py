@@ -8,7 +8,8 @@ import signal
 
 import pytest
 
-from recipe_runner.errors import ExitCode, StoreBusy
+from recipe_runner.errors import ExitCode, Interrupted, StoreBusy
+from recipe_runner.run import Options, Run
 from recipe_runner.store import Store, describe
 
 STAGES = "  train: {use: toy-train, steps: 12, execution: {checkpoint_every: 4}}\n"
@@ -88,6 +89,15 @@ def test_ctrl_c_while_waiting_leaves_at_once(pair):
     assert held.parent.poll() is None
 
 
+def test_ctrl_c_that_falls_into_a_listener_is_not_lost(bench):
+    """Listeners' errors are swallowed; what a signal asks for must not be."""
+    held = bench.write(STAGES).held()
+    listener = lambda event: event.kind == "stage-waiting" and os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
+    with pytest.raises(Interrupted, match="between stages"):
+        Run(bench.load(), bench.store, bench.plugins, Options(), [listener]).execute()
+    held.kill("parent")
+
+
 def test_other_keys_do_not_wait(bench):
     held = bench.write(STAGES).held()
     assert bench.statuses("stages.train.label=other", wait=False) == {"train": "built"}
@@ -107,4 +117,4 @@ def test_a_lock_says_who_holds_it(tmp_path):
             pass
     with store.lock("a" * 64, holder, told.append):
         assert told == []
-    assert describe({}) == "its processes are ending"
+    assert describe({}) == "a run that is starting or ending"
