@@ -1,4 +1,4 @@
-"""Fine-tuning on several ranks is fine-tuning on one; and what a 7 B recipe sets works together, and resumes exactly."""
+"""Fine-tuning resumes exactly, with all that a 7 B recipe sets too, and on several ranks it is fine-tuning on one."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ def spec(tmp_path, tiny_base, talk):
 
 
 def run(spec: dict, **kill) -> int:
-    done = subprocess.run([sys.executable, KILLABLE, json.dumps({**spec, "kill": kill})], capture_output=True, text=True)
+    command = [sys.executable, KILLABLE, json.dumps({**spec, "kill": kill})]
+    done = subprocess.run(command, capture_output=True, text=True)
     print(done.stderr[-3000:])
     return done.returncode
 

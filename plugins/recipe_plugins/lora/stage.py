@@ -44,6 +44,8 @@ class LoraStage:
         sizes = _sizes(model)
         digests = {"model": base.digest, "corpus": corpus.digest}
         result = tuning.tune(ctx, config, model, rows, renderer, sizes=sizes, digests=digests, trainer=AdapterTrainer)
+        if ctx.rank:
+            return
         shape = shape_of_folder(base.payload)
         tuning.note_result(ctx, config, result, shape=shape, sizes=sizes, vocab_size=len(tokenizer))
         tuning.note_answers(ctx, config, corpus, model, renderer)
@@ -52,8 +54,7 @@ class LoraStage:
             base_dtype=str(dtype).removeprefix("torch."),
             quantisation=quantisation.as_json() if quantisation else None,
         )
-        if ctx.rank == 0:
-            save_adapter(model, tokenizer, ctx.payload, config.model, base)
+        save_adapter(model, tokenizer, ctx.payload, config.model, base)
 
 
 @torch.no_grad()

@@ -27,10 +27,10 @@ class SftStage:
         sizes = tuning.sizes_of(model)
         digests = {"model": start.digest, "corpus": corpus.digest}
         result = tuning.tune(ctx, config, model, rows, renderer, sizes=sizes, digests=digests)
-        tuning.note_result(
-            ctx, config, result, shape=shape_of_folder(start.payload), sizes=sizes, vocab_size=len(tokenizer)
-        )
+        if ctx.rank:
+            return
+        shape = shape_of_folder(start.payload)
+        tuning.note_result(ctx, config, result, shape=shape, sizes=sizes, vocab_size=len(tokenizer))
         tuning.note_answers(ctx, config, corpus, model, renderer)
         tuning.stop_at_end_of_turn(model, renderer)
-        if ctx.rank == 0:
-            save_model(model, tokenizer, ctx.payload)
+        save_model(model, tokenizer, ctx.payload)

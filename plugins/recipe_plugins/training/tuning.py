@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from recipe_plugins.training.answers import answer_losses, conversations
 from recipe_plugins.training.conversations import Renderer
 from recipe_plugins.training.estimate import Shape, training_facts
+from recipe_plugins.training.generation import stops
 from recipe_plugins.training.once import once
 from recipe_plugins.training.packing import StoredRows, write_rows
 from recipe_plugins.training.preparation import prepare, sample
@@ -120,8 +121,7 @@ def tune(
 
 def stop_at_end_of_turn(model: PreTrainedModel, renderer: Renderer) -> None:
     """Let generation end where a turn does, or a document."""
-    ends = [renderer.end_of_turn, renderer.tokenizer.eos_token_id]
-    model.generation_config.eos_token_id = sorted({int(end) for end in ends if end is not None})
+    model.generation_config.eos_token_id = sorted(stops(renderer))
 
 
 def note_result(
@@ -138,12 +138,7 @@ def note_result(
         state_bytes=cost.state_bytes(sizes.trainable),
         tokens_per_second=result.tokens_per_second,
     )
-    ctx.note(
-        steps=result.steps,
-        supervised_tokens=result.supervised_tokens,
-        loss=result.loss,
-        **facts,
-    )
+    ctx.note(steps=result.steps, supervised_tokens=result.supervised_tokens, loss=result.loss, **facts)
 
 
 def note_answers(
