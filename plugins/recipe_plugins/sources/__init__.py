@@ -15,6 +15,9 @@ def _source(name: str, target: str, config: str, summary: str) -> Component:
 COMPONENTS: list[Component] = [
     _source("jsonl", "jsonl:Jsonl", "JsonlConfig", "JSON Lines, plain, .gz or .zst: a file, a folder or a glob"),
     _source("text", "text:TextFiles", "TextConfig", "text files, one document each: a file, a folder or a glob"),
+    _source("parquet", "tables:Parquet", "ParquetConfig", "Parquet files"),
+    _source("csv", "tables:Csv", "CsvConfig", "CSV files with a header, plain, .gz or .zst"),
+    _source("warc", "warc:Warc", "WarcConfig", "web archives: the text of their pages"),
     _source("huggingface", "huggingface:HuggingFace", "HuggingFaceConfig", "a data set that `datasets` can load"),
     _source("python-reference", "reference:PythonReference", "PythonReferenceConfig", "the language reference"),
     _source("python-docstrings", "docstrings:PythonDocstrings", "PythonDocstringsConfig", "one document a module"),

@@ -40,6 +40,35 @@ class TextConfig(FilesConfig):
     """One document a file; its id is the path below the folder, or the part of it that the glob decides."""
 
 
+class ParquetConfig(FilesConfig):
+    """Parquet files; the format says which column is the text."""
+
+    columns: tuple[str, ...] = Field(default=(), description="columns to read; none: all")
+
+    def size(self) -> None:
+        """Unknown: the files are compressed."""
+        return None
+
+
+class CsvConfig(FilesConfig):
+    """Files whose first line names the columns."""
+
+    delimiter: str = Field(default=",", min_length=1, max_length=1)
+    max_line: Size = Field(default=256_000_000, gt=0, description="a longer line is an error")
+
+
+class WarcConfig(FilesConfig):
+    """Web archives."""
+
+    extract: Literal["trafilatura", "none"] = Field(default="trafilatura", description="none: HTML as it is")
+    timeout: float = Field(default=10.0, gt=0, description="seconds for the extraction of a page")
+    max_page: Size = Field(default=32_000_000, gt=0, description="a longer record is a bad row")
+
+    def size(self) -> None:
+        """Unknown: most of a page is not its text."""
+        return None
+
+
 class HuggingFaceConfig(SourceConfig):
     """`dataset` is what `datasets.load_dataset` takes; `saved` a folder that `save_to_disk` wrote; one of the two."""
 

@@ -1,0 +1,119 @@
+"""Tables: Parquet, read in row groups, and CSV with a header.
+
+The one idea: a row is a mapping from column to value, nothing renamed; the format says which column is the text. Of
+Parquet only the named `columns` are read. Limits: a CSV file is one piece, since a quoted value may hold line ends.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from recipe_plugins.sources.config import CsvConfig, ParquetConfig
+from recipe_plugins.sources.files import Placed, chunks, lines, matching, revision, root_of
+from recipe_runner import BadRow, Piece, RecipeError, Row
+
+ROWS = 1_000
+"""Rows of a Parquet file that are held at once."""
+
+
+class Parquet:
+    """A file, a folder or a glob of Parquet files; a row group is a piece."""
+
+    def __init__(self, config: ParquetConfig) -> None:
+        self.config = config
+
+    def _files(self) -> list[Path]:
+        return matching(self.config.path, (".parquet",))
+
+    def revision(self) -> tuple[str, bool]:
+        """A digest of names, sizes and contents."""
+        return revision(self._files(), root_of(self.config.path))
+
+    def pieces(self) -> Sequence[Piece]:
+        """Row groups, in the order of the files' names."""
+        root = root_of(self.config.path)
+        return [
+            Piece(f"{file.relative_to(root).as_posix()}@{group}", (str(file), group))
+            for file in self._files()
+            for group in range(self._opened(file).num_row_groups)
+        ]
+
+    def read(self, piece: Piece) -> Iterator[Row]:
+        """The rows of a group."""
+        path, group = piece.payload
+        file = self._opened(Path(path))
+        before = sum(file.metadata.row_group(n).num_rows for n in range(group))
+        columns = list(self.config.columns) or None
+        number = before
+        for batch in file.iter_batches(batch_size=ROWS, row_groups=[group], columns=columns):
+            for row in batch.to_pylist():
+                number += 1
+                yield Placed(row, lambda line: f"{path}: row {line}", number)
+
+    def _opened(self, file: Path) -> Any:
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            found = pyarrow.parquet.ParquetFile(file)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise RecipeError(f"{file} is no readable Parquet file: {error}", next="fetch or write it again") from None
+        have = found.schema_arrow.names
+        if missing := [name for name in self.config.columns if name not in have]:
+            raise RecipeError(f"{file} has no column {missing[0]!r}", next=f"it has {', '.join(have)}")
+        return found
+
+
+class Csv:
+    """A file, a folder or a glob of CSV files; the first line names the columns."""
+
+    def __init__(self, config: CsvConfig) -> None:
+        self.config = config
+
+    def _files(self) -> list[Path]:
+        return matching(self.config.path, (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.zst", ".tsv.zst"))
+
+    def revision(self) -> tuple[str, bool]:
+        """A digest of names, sizes and contents."""
+        return revision(self._files(), root_of(self.config.path))
+
+    def pieces(self) -> Sequence[Piece]:
+        """Files, in the order of their names."""
+        root = root_of(self.config.path)
+        return [Piece(file.relative_to(root).as_posix(), str(file)) for file in self._files()]
+
+    def read(self, piece: Piece) -> Iterator[Row | BadRow]:
+        """One row a line of values; one with too many or too few of them is bad."""
+        # The limit is the module's; it is only ever raised, since a document is longer than the 128 KB it starts at.
+        csv.field_size_limit(max(csv.field_size_limit(), self.config.max_line))
+        reader = csv.reader(self._lines(Path(piece.payload)), delimiter=self.config.delimiter, strict=True)
+        try:
+            header = next(reader, None)
+            if header is None:
+                raise RecipeError(f"{piece.payload} is empty", next="the first line names the columns")
+            yield from self._rows(reader, header, piece.payload)
+        except csv.Error as error:
+            raise RecipeError(
+                f"{piece.payload}:{reader.line_num}: {error}", next="repair the file's quotes, or check `delimiter`"
+            ) from None
+
+    def _rows(self, reader: Any, header: Sequence[str], path: str) -> Iterator[Row | BadRow]:
+        for values in filter(None, reader):
+            where = f"{path}:{reader.line_num}"
+            if len(values) != len(header):
+                yield BadRow(where, f"{len(values)} values under {len(header)} columns")
+            elif any("\udc80" <= char <= "\udcff" for value in values if not value.isascii() for char in value):
+                yield BadRow(where, "not UTF-8")
+            else:
+                yield Placed(zip(header, values, strict=True), lambda line: f"{path}:{line}", reader.line_num)
+
+    def _lines(self, file: Path) -> Iterator[str]:
+        for number, (line, _) in enumerate(lines(chunks(file), self.config.max_line), 1):
+            if line is None:
+                raise RecipeError(f"{file}:{number}: longer than max_line, {self.config.max_line:,} bytes",
+                                  next="raise max_line, or check the file's quotes")  # fmt: skip
+            text = line.decode("utf-8", "surrogateescape") + "\n"
+            yield text.removeprefix("\ufeff") if number == 1 else text
