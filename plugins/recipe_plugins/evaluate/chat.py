@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from recipe_plugins.evaluate.config import ChatConfig
 from recipe_plugins.training.conversations import Renderer
 from recipe_plugins.training.generation import stream
-from recipe_plugins.training.run import device
+from recipe_plugins.training.machine import device
 from recipe_runner import ExecutionConfig
 
 

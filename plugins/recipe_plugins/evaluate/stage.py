@@ -15,7 +15,7 @@ from recipe_plugins.evaluate.config import EvaluateConfig
 from recipe_plugins.evaluate.measure import Material, gather, measure
 from recipe_plugins.evaluate.results import check, compared, tables
 from recipe_plugins.training.loading import DTYPES, load_model, load_tokenizer
-from recipe_plugins.training.run import device, set_threads
+from recipe_plugins.training.machine import device, set_threads
 from recipe_runner import Adapter, Artifact, Corpus, Interrupted, RecipeError, StageContext
 
 

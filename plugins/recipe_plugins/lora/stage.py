@@ -18,8 +18,8 @@ from recipe_plugins.training import tuning
 from recipe_plugins.training.conversations import renderer_of
 from recipe_plugins.training.estimate import shape_of_folder
 from recipe_plugins.training.loading import DTYPES, load_tokenizer
+from recipe_plugins.training.machine import device
 from recipe_plugins.training.packing import StoredRows
-from recipe_plugins.training.run import device
 from recipe_runner import RecipeError, StageContext
 
 

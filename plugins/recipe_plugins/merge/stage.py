@@ -28,8 +28,8 @@ from recipe_plugins.training.conversations import Renderer
 from recipe_plugins.training.estimate import shape_of_folder
 from recipe_plugins.training.generation import stops
 from recipe_plugins.training.loading import DTYPES, load_model, load_tokenizer
+from recipe_plugins.training.machine import device, set_threads
 from recipe_plugins.training.quantised import layers
-from recipe_plugins.training.run import device, set_threads
 from recipe_runner import Adapter, Artifact, Corpus, Model, RecipeError, Record, StageContext
 
 RECORDS = 64

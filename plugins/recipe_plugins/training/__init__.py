@@ -6,10 +6,14 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "answers": "answer_losses",
     "bits": "bits_per_byte heldout_records",
     "config": "Budget LoopConfig TextConfig TrainingConfig",
+    "conversations": "CHATML Renderer",
+    "generation": "replies",
     "loading": "load_model load_tokenizer save_model",
-    "run": "TrainResult device set_threads train",
+    "machine": "device set_threads",
+    "run": "TrainResult train",
     "supervised": "SupervisedTrainer",
     "trainer": "RecipeTrainerMixin TokenTrainer",
 }

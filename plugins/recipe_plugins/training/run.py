@@ -12,9 +12,10 @@ from pydantic import TypeAdapter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from recipe_plugins.training.config import LoopConfig, micro_batch
+from recipe_plugins.training.machine import device, set_threads
 from recipe_plugins.training.order import Rows
 from recipe_plugins.training.trainer import Job, RecipeTrainerMixin, TokenTrainer
-from recipe_runner import ExecutionConfig, Interrupted, Optimizer, RecipeError, Slot, StageContext, Use
+from recipe_runner import Interrupted, Optimizer, RecipeError, Slot, StageContext, Use
 
 _FIELDS = TrainingArguments.__dataclass_fields__
 CHECKPOINTING = ("activation" if "activation_checkpointing" in _FIELDS else "gradient") + "_checkpointing"
@@ -172,20 +173,3 @@ def _resolved(arguments: Any, config: LoopConfig, optimizer: Use[Optimizer], ste
         "device": str(arguments.device),
         "threads": torch.get_num_threads(),
     }
-
-
-def set_threads(execution: ExecutionConfig) -> None:
-    """Use as many CPU threads as asked for; torch's own choice if that is `auto`."""
-    if execution.threads != "auto":
-        torch.set_num_threads(execution.threads)
-
-
-def device(execution: ExecutionConfig) -> torch.device:
-    """The device to run on. Raises `RecipeError` where the one that is asked for is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if execution.device == "auto":
-        return torch.device(next(name for name, found in there.items() if found))
-    if not there[execution.device]:
-        found = ", ".join(name for name, yes in there.items() if yes)
-        raise RecipeError(f"there is no {execution.device} device here", next=f"set execution.device to one of {found}")
-    return torch.device(execution.device)

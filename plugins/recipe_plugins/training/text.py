@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from recipe_plugins.training import bits, run
+from recipe_plugins.training import bits, machine, run
 from recipe_plugins.training.config import TextConfig
 from recipe_plugins.training.estimate import shape_of_folder, training_facts
 from recipe_plugins.training.loading import save_model
@@ -37,7 +37,7 @@ def train_on_text(
     """
     corpus = ctx.open(config.corpus)
     assert isinstance(corpus, Corpus)
-    run.set_threads(config.execution)
+    machine.set_threads(config.execution)
     names = list(config.mix) or [name for name, found in corpus.domains("train").items() if found.documents]
     store = build_store(ctx, corpus, tokenizer, names)
     steps = _steps(config, store, model)
@@ -107,7 +107,7 @@ def heldout_bits(
 ) -> Mapping[str, float]:
     """Bits per byte of each domain of the corpus that has held-out text."""
     records = bits.heldout_records(corpus)
-    device = run.device(config.execution)
+    device = machine.device(config.execution)
     return bits.bits_per_byte(model, tokenizer, records, config.sequence_length, device)
 
 

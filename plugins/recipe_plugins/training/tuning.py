@@ -16,10 +16,11 @@ from recipe_plugins.training.answers import answer_losses, conversations
 from recipe_plugins.training.conversations import Renderer
 from recipe_plugins.training.estimate import Shape, training_facts
 from recipe_plugins.training.generation import stops
+from recipe_plugins.training.machine import device
 from recipe_plugins.training.once import once
 from recipe_plugins.training.packing import StoredRows, write_rows
 from recipe_plugins.training.preparation import prepare, sample
-from recipe_plugins.training.run import TrainResult, device, train
+from recipe_plugins.training.run import TrainResult, train
 from recipe_plugins.training.supervised import SupervisedTrainer
 from recipe_plugins.training.trainer import RecipeTrainerMixin
 from recipe_plugins.training.tuning_config import TuningConfig
