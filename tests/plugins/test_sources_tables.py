@@ -87,7 +87,8 @@ def test_csv_rows_that_do_not_fit_are_bad_and_an_open_quote_is_an_error(tmp_path
 
 # ── warc ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-PAGE = b"<html><body><article><p>" + b"A page says something worth reading here. " * 20 + b"</p></article></body></html>"
+SAID = b"A page says something worth reading here. " * 20
+PAGE = b"<html><body><article><p>" + SAID + b"</p></article></body></html>"
 
 
 def record(kind, number, content):

@@ -71,8 +71,8 @@ def test_tiny_loads_with_the_field_s_own_classes(tiny):
 @pytest.mark.parametrize("path", TINY, ids=lambda path: path.stem)
 def test_a_second_run_is_all_cached(path, tiny, ran):
     first = ran(path.stem)
-    if path.stem != "tiny":
-        shared = first.run()["stages"]
+    shared = first.run()["stages"]
+    if path.stem != "tiny" and "chat" in shared:
         assert shared["chat"]["status"] == "cached", "what comes before a change is shared through the store"
     second = ran(path.stem)
     run = second.run()

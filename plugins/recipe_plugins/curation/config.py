@@ -109,7 +109,7 @@ class CurationConfig(StageConfig):
             if not re.fullmatch(r"\w[\w.-]*", name):
                 raise ValueError(f"{name!r} becomes a folder's name: letters, digits, _, - and . only")
         for step, use in self.steps.items():
-            learned = use.config.domains() if hasattr(use.config, "domains") else ()
+            learned = use.config.taught_by() if hasattr(use.config, "taught_by") else ()
             for domain in (*self.domains_of(use), *learned):
                 if domain not in self.sources:
                     raise ValueError(

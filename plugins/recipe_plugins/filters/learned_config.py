@@ -28,7 +28,7 @@ class Keep(Config):
 
     @model_validator(mode="after")
     def _one(self) -> Keep:
-        if len(self.model_fields_set) != 1:
+        if sum(value is not None for _, value in self) != 1:
             raise ValueError("`keep` is `all`, or one of `above`, `below`, `top`, `int_score`")
         return self
 
@@ -55,7 +55,7 @@ class ClassifierConfig(Config):
             raise ValueError(f"{min(both)!r} is among the positives and the negatives")
         return self
 
-    def domains(self) -> tuple[str, ...]:
+    def taught_by(self) -> tuple[str, ...]:
         """The domains that it is trained on."""
         return (*self.positives.domains, *self.negatives.domains)
 

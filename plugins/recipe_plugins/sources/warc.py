@@ -170,7 +170,8 @@ def html(response: bytes) -> bytes:
 
 def _dechunked(body: bytes) -> bytes:
     """The parts of a chunked body (RFC 9112, 7.1); the body itself if it is not chunked any more."""
-    parts, at = [], 0
+    parts: list[bytes] = []
+    at = 0
     while match := re.compile(rb"([0-9a-fA-F]+)[^\r\n]*\r\n").match(body, at):
         size = int(match[1], 16)
         if not size:
