@@ -83,7 +83,7 @@ def test_a_bracket_in_a_short_line_ends_a_page_but_not_for_datatrove():
 
 @pytest.mark.parametrize(
     ("line", "count"),
-    [("", 0), ("One", 1), ("One. Two", 2), ("One! Two? Three.", 3), ('He said "no." Then left.', 2), ("3.14 is pi.", 1)],
+    [("", 0), ("One", 1), ("One. Two", 2), ("One! Two?", 2), ('He said "no." He left.', 2), ("3.14 is pi.", 1)],
 )
 def test_sentences(line, count):
     assert count_sentences(line) == count
@@ -112,9 +112,9 @@ LONG = "this line of text has thirty-one characters"
         ("\n".join([f"{i:02d} no more than five." for i in range(67)] + [f"{i} {LONG}." for i in range(33)]), {}, ""),
         ("\n".join([f"{i:02d} no more than five." for i in range(68)] + [f"{i} {LONG}." for i in range(32)]), {},
          "short_lines"),
-        ("\n".join(["x" * 39 + "."] * 2 + ["y" * 3919 + "."]), {"max_breaks": 1}, ""),            # 40 of 4000
+        ("\n".join(["x" * 39 + "."] * 2 + ["y" * 3919 + "."]), {"max_breaks": 1}, ""),   # 40 of 4000
         ("\n".join(["x" * 39 + "."] * 2 + ["y" * 3918 + "."]), {"max_breaks": 1}, "duplicate_characters"),
-        ("\n".join(f"{i}xxxxxxxxxxxxxxxxxxxxxxxxxxxxx two three." for i in range(10)), {}, ""),      # 9 breaks, 30 words
+        ("\n".join(f"{i}xxxxxxxxxxxxxxxxxxxxxxxxxxxxx two three." for i in range(10)), {}, ""),
         ("\n".join(f"{i}xxxxxxxxxxxxxxxxxxxxxxxxxxxxx two three." for i in range(10)) + "\n\n", {}, "list"),
     ],
 )  # fmt: skip

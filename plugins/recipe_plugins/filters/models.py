@@ -31,15 +31,23 @@ def loaded(path: str, label: str | None) -> Scorer:
     )
 
 
-def _fasttext(file: Path, label: str | None) -> Scorer:
+def fasttext_model(path: str) -> tuple[Any, list[str]]:
+    """fastText's model of a file and its labels; raises `RecipeError` without the library, or for another file."""
     try:
         import fasttext
     except ImportError:
         raise RecipeError(
             "fastText models need the extra `fasttext`", next="pip install 'recipe-runner[fasttext]'"
         ) from None
-    model = fasttext.load_model(str(file))
-    known = _labels(model)
+    try:
+        model = fasttext.load_model(path)
+    except ValueError as error:
+        raise RecipeError(f"{path} is no fastText model: {error}", next="give a .bin or .ftz of fastText") from None
+    return model, sorted(model.predict("label", k=-1, threshold=-1.0)[0])
+
+
+def _fasttext(file: Path, label: str | None) -> Scorer:
+    model, known = fasttext_model(str(file))
     wanted = label if label is None or label.startswith("__label__") else f"__label__{label}"
     if wanted not in known:
         raise RecipeError(f"{file.name} has no label {label!r}", next=f"set `label` to one of {', '.join(known)}")
@@ -49,10 +57,6 @@ def _fasttext(file: Path, label: str | None) -> Scorer:
         return np.array([float(labels.get(wanted, 0.0)) for labels in found])
 
     return score
-
-
-def _labels(model: Any) -> list[str]:
-    return sorted(model.predict("label", k=-1, threshold=-1.0)[0])
 
 
 def _transformers(folder: Path, label: str | None) -> Scorer:

@@ -3,12 +3,13 @@ a threshold that is written counts before the preset's."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
-from recipe_runner import Config, Share
+from recipe_runner import Config, Count, File, Share, Size
 
 Definition = Literal["whitespace", "unicode"]
 
@@ -91,3 +92,108 @@ class RefinedwebLinesConfig(Config):
     min_words: int = Field(default=2, ge=0, description="of a line that is not empty")
     short_line: int = Field(default=10, ge=0, description="words of a line that phrases are taken out of, at most")
     max_removed: Share = Field(default=0.05, description="share of words; a document that loses more goes")
+
+
+class LengthConfig(Config):
+    """Bounds of a document; at least one."""
+
+    min_characters: Count | None = None
+    max_characters: Count | None = None
+    min_words: Count | None = Field(default=None, description="as white space parts them")
+    max_words: Count | None = None
+    min_bytes: Size | None = Field(default=None, description="of UTF-8")
+    max_bytes: Size | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> LengthConfig:
+        given = {name: value for name, value in self if value is not None}
+        if not given:
+            raise ValueError(f"give at least one of {', '.join(type(self).model_fields)}")
+        for name, low in given.items():
+            high = given.get(f"max_{name[4:]}")
+            if name.startswith("min_") and high is not None and low > high:
+                raise ValueError(f"{name} ({low}) is above max_{name[4:]} ({high}): nothing would be kept")
+        return self
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return text
+
+
+class RegexConfig(Config):
+    """A pattern in the syntax of Python's `re`, looked for anywhere in the text."""
+
+    pattern: Annotated[str, AfterValidator(_pattern)] = Field(min_length=1)
+    action: Literal["drop", "keep", "replace"] = Field(
+        description="drop or keep documents that hold it, or replace what matches"
+    )
+    replacement: str = Field(default="", description=r"what matches becomes this; `\1` is the first group")
+
+    @model_validator(mode="after")
+    def _used(self) -> RegexConfig:
+        if self.replacement and self.action != "replace":
+            raise ValueError(f"`replacement` is for action: replace; this is action: {self.action}")
+        if self.action == "replace":
+            try:
+                re.compile(self.pattern + "|").sub(self.replacement, "")
+            except (re.error, IndexError) as error:
+                raise ValueError(f"`replacement` does not fit the pattern: {error}") from None
+        return self
+
+
+class UrlConfig(Config):
+    """What an address may not hold; lists are files of one entry a line, `#` begins a comment."""
+
+    field: str = Field(default="url", description="of the record's `meta`")
+    domains: Annotated[str, File()] | None = Field(default=None, description="hosts, with all below them")
+    urls: Annotated[str, File()] | None = Field(default=None, description="whole addresses")
+    words: tuple[str, ...] = Field(default=(), description="one of these as a whole part of the address")
+    soft_words: tuple[str, ...] = Field(default=(), description="as many as `min_soft_words` of these")
+    min_soft_words: int = Field(default=2, ge=1)
+    parts: tuple[str, ...] = Field(default=(), description="one of these anywhere in the letters and digits")
+    missing: Literal["error", "keep", "remove"] = Field(default="error", description="of a record without an address")
+
+    @model_validator(mode="after")
+    def _some(self) -> UrlConfig:
+        if not (self.domains or self.urls or self.words or self.soft_words or self.parts):
+            raise ValueError("give at least one of domains, urls, words, soft_words, parts")
+        return self
+
+
+class LanguageConfig(Config):
+    """Keeps documents in one of `languages`."""
+
+    languages: tuple[Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}(_[A-Za-z]+)?$")], ...] = Field(
+        min_length=1, description="as the model calls them: `en` (py3langid, lid.176), `eng_Latn` (GlotLID)"
+    )
+    min_score: Share = Field(default=0.65, description="the model's probability of the language")
+    model: Annotated[str, File()] | None = Field(
+        default=None, description="a fastText model; none: what py3langid carries"
+    )
+
+
+PiiKind = Literal["email", "ip", "phone", "card"]
+
+
+class PiiConfig(Config):
+    """What is replaced."""
+
+    kinds: tuple[PiiKind, ...] = Field(default=("email", "ip", "phone", "card"), min_length=1)
+
+
+class ToxicityConfig(Config):
+    """A list of words or phrases, one a line, `#` begins a comment; case does not count. Give one bound or both."""
+
+    words: Annotated[str, File()]
+    max_count: int | None = Field(default=None, ge=0, description="of all matches")
+    max_share: Share | None = Field(default=None, description="matches a word")
+
+    @model_validator(mode="after")
+    def _some(self) -> ToxicityConfig:
+        if self.max_count is None and self.max_share is None:
+            raise ValueError("give max_count or max_share; `max_count: 0` removes every document with such a word")
+        return self
