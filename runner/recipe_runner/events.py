@@ -7,6 +7,7 @@ order. A listener that fails is told once and dropped: a notifier must not cost 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -69,7 +70,7 @@ class Listeners:
                 listener(event)
             except (Exception, SystemExit) as error:  # whatever it is, the run goes on
                 self._listeners.remove(listener)
-                name = getattr(listener, "__qualname__", type(listener).__name__)
+                name = f"{listener.__module__}.{getattr(listener, '__qualname__', type(listener).__name__)}"
                 print(f"listener {name} failed and is off for this run: {error!r}", file=sys.stderr)
 
 
@@ -115,8 +116,6 @@ class StageRecord:
 
     def flush(self) -> None:
         """Have everything on disk."""
-        import os
-
         from recipe_runner.store import write_json
 
         self._metrics.flush()
@@ -142,7 +141,10 @@ class StageRecord:
             if keep(row):
                 kept.append(line + "\n")
         temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.writelines(kept)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(self._path)
 
 

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from recipe_runner.components import Located
 from recipe_runner.errors import InvalidRecipe, Origin, Problem, UsageError, suggest
 from recipe_runner.merging import Layered, Tree
-from recipe_runner.origins import COMMAND_LINE, Origins, locate, origin_of, positions
+from recipe_runner.origins import COMMAND_LINE, Origins, locate, origin_of, positions, problem_at
 
 SCHEMA = 1
 ABSENT = object()
@@ -50,7 +50,7 @@ def _head_problems(tree: Tree, origins: Origins) -> Iterator[Problem]:
     """What is checked in every layer before anything else: the format's version, and the distributions it asks for."""
     if tree.get("schema", SCHEMA) != SCHEMA:
         what = f"format {tree['schema']!r} is not read by this version of recipe-runner, which reads {SCHEMA}"
-        yield Problem(what, "schema", locate(origins, ("schema",)), "upgrade recipe-runner")
+        yield problem_at(origins, ["schema"], what, "upgrade recipe-runner")
         return
     requires = tree.get("requires")
     for number, requirement in enumerate(requires if isinstance(requires, list) else ()):
@@ -70,10 +70,10 @@ def _unmet(requirement: str) -> tuple[str, str] | None:
     except InvalidRequirement as error:
         return f"{requirement!r} is not a requirement: {str(error).splitlines()[0]}", ""
     except PackageNotFoundError:
-        return f"{requirement} is not installed", f'pip install "{requirement}"'
-    if wanted.specifier.contains(found, prereleases=True):
+        found = ""
+    if found and wanted.specifier.contains(found, prereleases=True):
         return None
-    return f"{requirement} is required, {found} is installed", f'pip install "{requirement}"'
+    return f"{requirement} is required, {found or 'no version'} is installed", f'pip install "{requirement}"'
 
 
 # ── files and layers ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -103,16 +103,15 @@ def layers(file: Path, above: tuple[Path, ...] = (), seen: set[Path] | None = No
     """The trees of a recipe and of all it extends, parents first, each once."""
     seen = set() if seen is None else seen
     tree, origins = read(file)
-    where = locate(origins, ("extends",))
     parents = tree.get("extends") or []
     for parent in parents if isinstance(parents, list) else [parents]:
         try:
             found = find(str(parent), beside=file.parent)
         except UsageError as error:
-            raise InvalidRecipe([Problem(error.what, "extends", where, error.next)]) from None
+            raise InvalidRecipe([problem_at(origins, ["extends"], error.what, error.next)]) from None
         if found in (file, *above):
             chain = " -> ".join(entry.name for entry in (*above, file, found))
-            raise InvalidRecipe([Problem(f"recipes extend each other: {chain}", "extends", where)])
+            raise InvalidRecipe([problem_at(origins, ["extends"], f"recipes extend each other: {chain}")])
         if found not in seen:
             yield from layers(found, (*above, file), seen)
     seen.add(file)
@@ -147,8 +146,7 @@ def _syntax(error: Exception, file: str, text: str, origins: Origins) -> Problem
     what = str(getattr(error, "problem", None) or error).split("\n")[0]
     what = "an alias contains itself" if isinstance(error, RecursionError) else what
     if key := getattr(error, "full_key", None):  # OmegaConf could not read `${…}` there
-        path = re.findall(r"[^.\[\]]+", str(key))
-        return Problem(f"not a reference: {what}", ".".join(path), locate(origins, path), _ALLOWED)
+        return problem_at(origins, re.findall(r"[^.\[\]]+", str(key)), f"not a reference: {what}", _ALLOWED)
     mark = getattr(error, "problem_mark", None)
     return Problem(f"not valid YAML: {what}", origin=origin_of(mark, file, text.splitlines()) if mark else Origin(file))
 
@@ -188,7 +186,7 @@ def _resolved(value: Any, path: tuple[str, ...], merged: Layered, above: tuple[t
     except UsageError as wrong:
         if above:
             raise
-        merged.problems.append(Problem(wrong.what, ".".join(path), locate(merged.origins, path), wrong.next))
+        merged.problems.append(problem_at(merged.origins, path, wrong.what, wrong.next))
         return None
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recipe_runner.errors import Origin, Problem, suggest
-from recipe_runner.origins import Origins, Path, forget, locate
+from recipe_runner.origins import Origins, Path, forget, locate, problem_at
 
 Tree = dict[str, Any]
 
@@ -75,10 +75,8 @@ def _replaces(state: Layered, old: Mapping[str, Any], new: Mapping[str, Any], or
     if "use" not in new or "use" in old or not old:
         return "use" in new and bool(old) and old["use"] != new["use"]
     below = locate(state.origins, here)
-    what = (
-        f"names `use: {new['use']}` over a block ({below}) that names no component, so it is unclear whether to merge"
-    )
-    state.problems.append(Problem(what, ".".join(here), locate(origins, here), f"write `use:` in {below.file} as well"))
+    what = f"names `use: {new['use']}` over a block ({below}) that names no component, so whether to merge is unclear"
+    state.problems.append(problem_at(origins, here, what, f"write `use:` in {below.file} as well"))
     return True
 
 
@@ -105,9 +103,8 @@ def _misplaced(
     if len(found) > 1:
         return Problem("an entry has `before:` or `after:`, not both", path, origin)
     if exists:
-        return Problem(
-            f"{key!r} is inherited and keeps its place", path, origin, "give `before:` or `after:` to new entries only"
-        )
+        what = f"{key!r} is inherited and keeps its place"
+        return Problem(what, path, origin, "give `before:` or `after:` to new entries only")
     (target,) = found.values()
     if target not in others:
         return Problem(f"there is no {target!r} to stand {next(iter(found))}", path, origin, suggest(target, others))

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import yaml
 
-from recipe_runner.errors import Origin
+from recipe_runner.errors import Origin, Problem
 
 Path: TypeAlias = tuple[str, ...]
 Origins: TypeAlias = dict[Path, Origin]
@@ -70,3 +70,9 @@ def locate(origins: Mapping[Path, Origin], path: Iterable[object]) -> Origin:
         if parts[:length] in origins:
             return origins[parts[:length]]
     return Origin()
+
+
+def problem_at(origins: Mapping[Path, Origin], path: Iterable[str], what: str, next: str = "") -> Problem:
+    """A problem where a key path was written."""
+    parts = tuple(path)
+    return Problem(what, ".".join(parts), locate(origins, parts), next)

@@ -54,17 +54,7 @@ class Plugins:
 
     def listeners(self) -> list[Callable[[Event], None]]:
         """`on_event` of each plugin by itself, so that one that raises silences no other."""
-        impls = self.hook.on_event.get_hookimpls()
-        return [self._listener(impl, [other.plugin for other in impls if other is not impl]) for impl in impls]
-
-    def _listener(self, impl: pluggy.HookImpl, others: Sequence[object]) -> Callable[[Event], None]:
-        caller = self.manager.subset_hook_caller("on_event", others)
-
-        def listener(event: Event) -> None:
-            caller(event=event)
-
-        listener.__qualname__ = f"on_event of plugin {impl.plugin_name}"
-        return listener
+        return [impl.function for impl in self.hook.on_event.get_hookimpls()]
 
     def versions(self) -> dict[str, str]:
         """Version of every active distribution, in loading order."""

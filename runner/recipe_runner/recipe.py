@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,7 +23,7 @@ from recipe_runner.contract import ExecutionConfig, Stage, StageConfig, Tracker
 from recipe_runner.errors import InvalidRecipe, PluginError, Problem, RecipeError, UsageError, suggest
 from recipe_runner.layers import ABSENT, SCHEMA, at, find, load_tree
 from recipe_runner.merging import Layered, Tree
-from recipe_runner.origins import Origins, locate
+from recipe_runner.origins import Origins, problem_at
 from recipe_runner.plugins import Plugins
 from recipe_runner.store import artifact_type
 
@@ -90,7 +90,7 @@ class Recipe:
 
     def problem(self, path: str, what: str, next: str = "") -> Problem:
         """A problem located at a dotted path of this recipe; for `check_recipe` hooks."""
-        return Problem(what, path, locate(self.origins, path.split(".")), next)
+        return problem_at(self.origins, path.split("."), what, next)
 
 
 def load(path: str, overrides: Sequence[str] = (), *, plugins: Plugins | None = None) -> Recipe:
@@ -116,11 +116,7 @@ def _validate(tree: Tree, merged: Layered, file: Path, overrides: Sequence[str],
         problems += _news(_problems(error, tree, origins, context), problems)
     stages = top.stages if top else _valid_stages(tree, context)
     order, cycles = _order(stages, origins)
-    problems += [
-        *_wrong_inputs(stages, _named(tree), origins),
-        *cycles,
-        *(_not_inherited(top, merged) if top else ()),
-    ]
+    problems += [*_wrong_inputs(stages, _named(tree), origins), *cycles, *(_not_inherited(top, merged) if top else ())]
     if not top or problems:
         raise InvalidRecipe(problems) from next(iter(plugins.registry.failures.values()), None)
     ordered = {name: top.stages[name] for name in order}
@@ -193,7 +189,7 @@ def _problem(
         loc = (*loc, "use") if (*loc, "use") in origins else loc
         broken = bool(context.registry.failures)
     what, next_ = " or ".join(dict.fromkeys(what for what, _ in worded)), worded[0][1]
-    return Problem(what + _got(first), ".".join(loc), locate(origins, loc), next_, plugin=broken)
+    return replace(problem_at(origins, loc, what + _got(first), next_), plugin=broken)
 
 
 def _real(loc: Sequence[Any], tree: Any, missing: bool) -> tuple[str, ...]:
@@ -227,35 +223,27 @@ def _worded(entry: Mapping[str, Any], loc: tuple[str, ...], tree: Tree, context:
 
 
 def _got(entry: Mapping[str, Any]) -> str:
-    if entry["type"] in _OWN:
-        return ""
     shown = "null" if entry["input"] is None else repr(entry["input"])
-    return f"; got {shown if len(shown) < 80 else shown[:80] + '…'}"
+    return "" if entry["type"] in _OWN else f"; got {shown if len(shown) < 80 else shown[:80] + '…'}"
 
 
-def _not_inherited(top: RecipeConfig, merged: Layered) -> list[Problem]:
+def _not_inherited(top: RecipeConfig, merged: Layered) -> Iterator[Problem]:
     """`null` for an entry that no layer below has takes nothing out."""
     mappings = {path for path, value, _ in identity.walk(top) if isinstance(value, Mapping)}
-    return [
-        Problem(f"there is no inherited {path[-1]!r} to remove", ".".join(path), locate(merged.origins, path))
-        for path in merged.removed_nothing
-        if path[:-1] in mappings
-    ]
+    for path in merged.removed_nothing:
+        if path[:-1] in mappings:
+            yield problem_at(merged.origins, path, f"there is no inherited {path[-1]!r} to remove")
 
 
 # ── the graph ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _wrong_inputs(stages: Mapping[str, Use[Stage]], named: Sequence[str], origins: Origins) -> list[Problem]:
+def _wrong_inputs(stages: Mapping[str, Use[Stage]], named: Sequence[str], origins: Origins) -> Iterator[Problem]:
     """Inputs that name no stage, or a stage that makes something else."""
-    problems: list[Problem] = []
     for name, stage in stages.items():
         for path, ref in identity.inputs(stage.config).items():
-            where = ("stages", name, *path.split("."))
-            found = _wrong_input(name, ref, stages, named)
-            if found:
-                problems.append(Problem(found[0], ".".join(where), locate(origins, where), found[1]))
-    return problems
+            if wrong := _wrong_input(name, ref, stages, named):
+                yield problem_at(origins, ("stages", name, *path.split(".")), *wrong)
 
 
 def _wrong_input(
@@ -304,8 +292,7 @@ def _order(stages: Mapping[str, Use[Stage]], origins: Origins) -> tuple[list[str
             return
         if name in open_:
             cycle = " -> ".join([*open_[open_.index(name) :], name])
-            where = ("stages", name)
-            cycles.append(Problem(f"stages wait for each other: {cycle}", ".".join(where), locate(origins, where)))
+            cycles.append(problem_at(origins, ("stages", name), f"stages wait for each other: {cycle}"))
             return
         open_.append(name)
         for ref in identity.inputs(stages[name].config).values():

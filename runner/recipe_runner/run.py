@@ -86,6 +86,8 @@ class Run:
 
     def execute(self) -> Mapping[str, Artifact]:
         """Run what is to run; raises the first failure. `run.json` tells the state at any time."""
+        if os.name == "nt":
+            raise UsageError("recipe run needs Linux or macOS", next="check, plan and show work here; run it in WSL")
         names = self._wanted()
         trackers = [use.build().on_event for use in self.recipe.trackers.values()]
         with store_errors(f"cannot write to the store {self.store.root}"):

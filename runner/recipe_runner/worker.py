@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -133,6 +134,7 @@ def end_with_parent(alive: Path) -> None:
 
     def watch() -> None:
         if os.read(descriptor, 1) == b"":
+            shutil.rmtree(alive.parent, ignore_errors=True)  # nobody else is left to do it
             os._exit(ExitCode.STAGE_FAILED)
 
     def start() -> None:

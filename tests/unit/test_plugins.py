@@ -288,7 +288,7 @@ def test_a_broken_plugin_is_one_line_on_stderr(witnessed):
 def test_a_listener_that_raises_is_dropped_and_silences_no_other(witnessed):
     code, _, stderr = witnessed[1]["run"]
     assert code == 0
-    assert stderr.count("on_event of plugin recipe-deaf failed and is off for this run") == 1
+    assert stderr.count("listener recipe_deaf_hooks.on_event failed and is off for this run") == 1
     saw = [json.loads(line) for line in (witnessed[0] / "saw.jsonl").read_text().splitlines()]
     heard = [entry[1] for entry in saw if entry[0] == "on_event"]
     assert heard == ["run-started", "stage-started", "note", "stage-finished", "run-finished"]

@@ -37,9 +37,13 @@ def uninterrupted(benches) -> dict[str, bytes]:
     ("who", "step"),
     [("parent", 2), ("parent", 9), ("worker", 4), ("worker", 9), ("worker parent", 9), ("parent worker", 4)],
 )
-def test_killed_anywhere_it_goes_on_to_the_same_end(bench, uninterrupted, who, step):
+def test_killed_anywhere_it_goes_on_to_the_same_end(bench, uninterrupted, monkeypatch, who, step):
+    temporary = bench.folder / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     held = bench.write(STAGES).held(step=step)
     held.kill(*who.split())
+    assert list(temporary.iterdir()) == [] or " " in who, "the pipes go with the last who knows of them"
     partial = bench.partial()
     assert (partial / "work" / "checkpoint.json").exists() == (step >= 4)
     run = bench.run()
