@@ -132,11 +132,13 @@ def show(
     context: typer.Context, target: Target, overrides: Overrides = None, store: StoreDir = DEFAULT_STORE,
     resolved: Annotated[bool, typer.Option("--resolved", help="the whole recipe as YAML, with every default")] = False,
     origin: Annotated[bool, typer.Option("--origin", help="where each value was written")] = False, json: Json = False,
+    removed: Annotated[str, typer.Option(help="STEP or STEP:REASON: documents that a curation removed")] = "",
+    number: Annotated[int, typer.Option("-n", min=1, help="how many of them")] = 5,
 ) -> None:  # fmt: skip
     """Show a recipe as it is resolved, or what an artifact is."""
     from recipe_runner.commands.show import show_target
 
-    show_target(context.obj, target, overrides or [], store, resolved, origin, json)
+    show_target(context.obj, target, overrides or [], store, resolved, origin, json, removed, number)
 
 
 @app.command()

@@ -33,18 +33,43 @@ extends: [{parent}]
 
 
 def show_target(
-    switches: Switches, target: str, overrides: Sequence[str], store: Path, resolved: bool, origin: bool, json: bool
-) -> None:
-    """Show an artifact (its folder, or a stage of the newest run that is no recipe's name), else a recipe."""
+    switches: Switches, target: str, overrides: Sequence[str], store: Path, resolved: bool, origin: bool, json: bool,
+    removed: str, number: int,
+) -> None:  # fmt: skip
+    """Show an artifact (its folder, or a stage of the newest run that is no recipe's name), else a recipe.
+
+    With `removed` (`STEP` or `STEP:REASON`) show `number` documents that a step of an artifact's curation removed.
+    """
     folder = Path(target)
     try:
         if not (folder / MANIFEST).is_file():
+            if removed:
+                raise UsageError("only artifacts have removed documents")
             find(target)
             show_recipe(load(target, overrides, plugins=load_plugins(switches)), resolved, origin, json)
             return
     except UsageError as error:
         folder = _of_last_run(Store(store), target, error)
-    show_artifact(folder, json)
+    if removed:
+        found = _removed(folder, *removed.partition(":")[::2])[:number]
+        short = [{**row, "text": str(row["text"] or row["messages"])[:300]} for row in found]
+        answer(json, removed, found if json else short, "domain, id, reason, scores, text")
+    else:
+        show_artifact(folder, json)
+
+
+def _removed(folder: Path, step: str, reason: str) -> list[dict[str, Any]]:
+    """Documents that were kept though a step removed them, in the order of their files."""
+    files: dict[str, list[Path]] = {}
+    for file in sorted(folder.glob("removed/*/*.jsonl")):
+        files.setdefault(file.parent.name.partition("_")[2], []).append(file)
+    if step not in files:
+        raise UsageError(f"no document that {step!r} removed was kept", next=suggest(step, files, noun="steps"))
+    lines = [(file.stem, line) for file in files[step] for line in file.read_bytes().splitlines()]
+    rows = [{"domain": domain, "text": None, **json.loads(line)} for domain, line in lines]
+    if reason and reason not in (reasons := {row["reason"] for row in rows}):
+        raise UsageError(f"{step!r} removed nothing as {reason!r}", next=suggest(reason, reasons, noun="its reasons"))
+    return [row for row in rows if reason in ("", row["reason"])]
 
 
 def _of_last_run(store: Store, stage: str, error: UsageError) -> Path:

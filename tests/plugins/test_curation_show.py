@@ -1,0 +1,38 @@
+"""`recipe show ARTIFACT --removed STEP:REASON`: the documents that were removed, as many as asked for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from recipe_runner.testing import make
+
+
+@pytest.fixture
+def show(tmp_path):
+    rows = [{"id": f"d{n}", "text": "word " * (n + 1)} for n in range(20)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    step = {"use": "gopher-quality", "min_words": 8, "min_stop_words": 0, "max_words": 15}
+    sources = {"web": {"use": "jsonl", "path": str(tmp_path / "in.jsonl")}}
+    corpus = make("curation", {"sources": sources, "steps": {"size": step}, "heldout": 0}, tmp_path / "out")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "recipe_runner.cli", "show", str(corpus.path), "--removed", *arguments]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    return run
+
+
+def test_it_shows_so_many_of_a_step_and_reason_and_names_what_there_is(show):
+    found = json.loads(show("size:too_long", "-n", "3", "--json").stdout)
+    assert len(found) == 3
+    assert {(row["domain"], row["reason"], row["scores"]["words"] > 15) for row in found} == {("web", "too_long", True)}
+    assert {row["reason"] for row in json.loads(show("size", "-n", "99", "--json").stdout)} == {"too_long", "too_short"}
+    assert "too_short" in show("size:too_short").stderr
+    wrong = show("size:too_small")
+    assert wrong.returncode == 2
+    assert "too_short" in wrong.stderr
+    assert "did you mean 'size'" in show("sise").stderr
