@@ -36,6 +36,7 @@ class StepOptions(Config):
     """Keys that every step may have beside its filter's own."""
 
     only: Only | None = None
+    keep_scores: bool = Field(default=False, description="into the documents' `meta.scores`, under the step's name")
 
 
 class SourceOptions(Config):
@@ -138,6 +139,12 @@ class CurationConfig(StageConfig):
         total = None if None in sizes.values() else sum(size or 0 for size in sizes.values())
         notes = [f"bytes of {domain} unknown before it is read" for domain, size in sizes.items() if size is None]
         return Estimate(disk=total, facts={"domains": domains}, notes=notes)
+
+    @staticmethod
+    def keeps_scores(step: Use[Any]) -> bool:
+        """Whether a step leaves its scores in the documents."""
+        assert isinstance(step.options, StepOptions)
+        return step.options.keep_scores
 
     def size(self, use: Use[Source]) -> int | None:
         """Bytes that a source gives at most, where that is cheap to know."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any
 
 import xxhash
@@ -98,3 +99,8 @@ def fingerprint(text: str, seed: int = 0) -> int:
 def side(group: str, heldout: float) -> str:
     """`train` or `heldout`: the same for a group in every stage, recipe and seed."""
     return "heldout" if fingerprint(group) < heldout * 2**64 else "train"
+
+
+def plain_number(score: float) -> float | None:
+    """A score as JSON has it, also of numpy; None for one that is not finite."""
+    return float(score) if isfinite(score) else None

@@ -8,11 +8,10 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Iterable, Iterator
-from math import isfinite
 from pathlib import Path
 from types import TracebackType
 
-from recipe_plugins.curation.documents import Document, as_line, body, fingerprint
+from recipe_plugins.curation.documents import Document, as_line, body, fingerprint, plain_number
 from recipe_plugins.curation.steps import Step
 from recipe_runner import Verdict
 
@@ -37,7 +36,7 @@ class Removed:
 
     def add(self, step: Step, found: Document, verdict: Verdict) -> None:
         """One document that a step removed."""
-        scores = {name: float(score) if isfinite(score) else None for name, score in verdict.scores.items()}
+        scores = {name: plain_number(score) for name, score in verdict.scores.items()}
         entry = {**body(found.record), "reason": verdict.reason, "scores": scores}
         if verdict.spans:
             entry["spans"] = list(verdict.spans)

@@ -6,12 +6,12 @@ then filters that judge a document by itself, then the sketch for the next globa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from recipe_plugins.curation.config import CurationConfig
-from recipe_plugins.curation.documents import Document, document
+from recipe_plugins.curation.documents import Document, document, plain_number
 from recipe_plugins.curation.ledger import Passage
 from recipe_plugins.curation.mix import Mix
 from recipe_runner import RecipeError, Use, Verdict, batched
@@ -28,6 +28,7 @@ class Step:
     filter: Any
     domains: frozenset[str]
     sees: frozenset[str]
+    keeps_scores: bool = False
 
     @property
     def sees_all(self) -> bool:
@@ -56,10 +57,12 @@ def steps_of(config: CurationConfig, seed: int) -> list[Step]:
     found = [(name, _built(use, memory), frozenset(config.domains_of(use))) for name, use in config.steps.items()]
     if config.mix:
         found.append(("mix", Mix(config.mix, order, config.heldout, seed), frozenset(order)))
-    return [
-        Step(number, name, built, domains, built.among(order, domains) if hasattr(built, "among") else domains)
-        for number, (name, built, domains) in enumerate(found, 1)
-    ]
+    scored = {name for name, use in config.steps.items() if config.keeps_scores(use)}
+    steps = []
+    for number, (name, built, domains) in enumerate(found, 1):
+        sees = built.among(order, domains) if hasattr(built, "among") else domains
+        steps.append(Step(number, name, built, domains, sees, keeps_scores=name in scored))
+    return steps
 
 
 def _built(use: Use[Any], memory: dict[str, Any]) -> Any:
@@ -99,6 +102,8 @@ def passed(
             remove(before, verdict)
             continue
         after = before if verdict.text is None else _changed(step, before, verdict.text)
+        if step.keeps_scores and verdict.scores:
+            after = _scored(step, after, verdict.scores)
         passage.changed += after.size - before.size
         passage.kept += after.counts
         kept.append(after)
@@ -113,6 +118,18 @@ def _copy(found: Document, number: int) -> Document:
     """The n-th of a document that goes on several times; all are on one side of the split."""
     record = replace(found.record, id=f"{found.record.id}#{number}", meta={**found.record.meta, "group": found.group})
     return document(record)
+
+
+def _scored(step: Step, found: Document, scores: Mapping[str, float]) -> Document:
+    """The document with a step's scores in `meta.scores`; one that is not finite is null there."""
+    before = found.record.meta.get("scores", {})
+    if not isinstance(before, Mapping):
+        raise RecipeError(
+            f"step {step.name}: {found.record.id} has a `scores` in its meta that is not a mapping",
+            next="leave that column out of the source's format, or `keep_scores` out of the step",
+        )
+    values = {name: plain_number(score) for name, score in scores.items()}
+    return document(replace(found.record, meta={**found.record.meta, "scores": {**before, step.name: values}}))
 
 
 def _changed(step: Step, before: Document, text: str) -> Document:

@@ -45,6 +45,7 @@ COMPONENTS: list[Component] = [
     _rule("url", "url:Url", "UrlConfig", "documents by their address"),
     _rule("pii", "pii:Pii", "PiiConfig", "e-mail, IP, phone and card numbers replaced"),
     _rule("toxicity", "toxicity:Toxicity", "ToxicityConfig", "documents with words of a list"),
+    _rule("score", "score:score", "ScoreConfig", "documents by scores that were kept"),
     _filter("exact-dedup", "exact:ExactDedup", "ExactDedupConfig", "equal texts: one survives"),
     _filter("minhash-dedup", "minhash:MinHashDedup", "MinHashDedupConfig", "nearly equal texts: one survives"),
     *LEARNED,

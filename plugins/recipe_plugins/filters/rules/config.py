@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from recipe_plugins.filters.rules.where import parsed
 from recipe_runner import Config, Count, File, Share, Size
 
 Definition = Literal["whitespace", "unicode"]
@@ -196,4 +197,22 @@ class ToxicityConfig(Config):
     def _some(self) -> ToxicityConfig:
         if self.max_count is None and self.max_share is None:
             raise ValueError("give max_count or max_share; `max_count: 0` removes every document with such a word")
+        return self
+
+
+class ScoreConfig(Config):
+    """Either a condition on each document, or the best of all."""
+
+    where: str | None = Field(default=None, description="such as `quality >= 0.8 and toxicity < 0.1`")
+    top: Annotated[Share, Field(gt=0)] | None = Field(default=None, description="share of documents to keep")
+    by: str | None = Field(default=None, description="the score of `top`")
+
+    @model_validator(mode="after")
+    def _one(self) -> ScoreConfig:
+        if (self.where is None) == (self.top is None):
+            raise ValueError("give either `where` (a condition) or `top` (a share), not both or none")
+        if (self.by is None) != (self.top is None):
+            raise ValueError("`top` and `by` belong together: top: 0.2, by: quality")
+        if self.where is not None:
+            parsed(self.where)
         return self
