@@ -109,8 +109,10 @@ class Outlook:
         refs = identity.inputs(self.recipe.config(stage))
         return loose + [path for path, ref in refs.items() if ref.where == "hub" and "@" not in ref.text]
 
-    def reasons(self, stage: str, payload: Mapping[str, Any], why: str) -> list[Reason]:
+    def reasons(self, stage: str, payload: Mapping[str, Any], why: str, forced: bool) -> list[Reason]:
         """Why a stage with this payload runs; `why` is what the store's look-up said."""
+        if forced:
+            return [Reason("forced")]
         use = self.recipe.stages[stage].component.name
         partial = self.store.partial(use, identity.key_of(payload))
         if partial.is_dir():
@@ -234,7 +236,7 @@ def _plan_stage(outlook: Outlook, name: str, use: Use[Any], made: Mapping[str, A
     found = outlook.store.find(use.component.name, key)
     if found.artifact and not forced:
         return StagePlan(name, use.component.name, "cached", [], key, found.artifact)
-    reasons = [Reason("forced")] if forced else outlook.reasons(name, payload, found.why)
+    reasons = outlook.reasons(name, payload, found.why, forced)
     status = "resume" if reasons[0].kind == "incomplete" else "run"
     return StagePlan(name, use.component.name, status, reasons, key)
 

@@ -155,7 +155,6 @@ def _spread_execution(tree: Tree, origins: Origins, context: Validation) -> list
         ExecutionConfig.model_validate(shared, context=context)
     except ValidationError as error:
         return _problems(error, tree, origins, context, ("execution",))
-    problems: list[Problem] = []
     stages: Any = tree.get("stages")
     for name, stage in stages.items() if isinstance(stages, dict) else ():
         own = stage.get("execution", {}) if isinstance(stage, Mapping) else {}
@@ -163,9 +162,8 @@ def _spread_execution(tree: Tree, origins: Origins, context: Validation) -> list
             block = Layered()
             block.add({"execution": shared}, {})
             block.add({"execution": own}, {})
-            problems += [replace(problem, path=f"stages.{name}.{problem.path}") for problem in block.problems]
             stages[name] = {**({"use": stage} if isinstance(stage, str) else stage), **block.tree}
-    return problems
+    return []
 
 
 def _problems(
@@ -184,10 +182,9 @@ def _problem(
 ) -> Problem:
     worded = [_worded(entry, loc, tree, context) for entry in entries]
     first = entries[0]
-    broken = isinstance(first.get("ctx", {}).get("error"), PluginError)
-    if first["type"] == "component":
-        loc = (*loc, "use") if (*loc, "use") in origins else loc
-        broken = bool(context.registry.failures)
+    missing = first["type"] == "component"
+    broken = bool(context.registry.failures) if missing else isinstance(first.get("ctx", {}).get("error"), PluginError)
+    loc = (*loc, "use") if missing and (*loc, "use") in origins else loc
     what, next_ = " or ".join(dict.fromkeys(what for what, _ in worded)), worded[0][1]
     return replace(problem_at(origins, loc, what + _got(first), next_), plugin=broken)
 

@@ -164,9 +164,7 @@ class Run:
                 return
             if name in self.options.restart:
                 self.store.discard(use.component.name, key)
-            reasons = (
-                [Reason("forced")] if name in self.options.force else self.outlook.reasons(name, payload, again.why)
-            )
+            reasons = self.outlook.reasons(name, payload, again.why, name in self.options.force)
             self._build(name, use, payload, reasons, lock)
 
     def _cached(self, name: str, key: str, artifact: Artifact) -> None:
@@ -274,7 +272,7 @@ class Run:
                 folder=str(partial), channel=str(channel.folder), disabled=self.plugins.disabled,
                 allow_remote_code=self.options.allow_remote_code,
             )  # fmt: skip
-            job.write(channel.folder / "job.json")
+            write_json(channel.folder / "job.json", asdict(job))
             execution = self.recipe.config(name).execution
             launcher: Launcher = execution.launcher.build()
             self._stop = channel.stop
@@ -307,15 +305,16 @@ class Run:
             return
         if failure is None and (status == ExitCode.INTERRUPTED or self._signalled):
             raise Interrupted(f"stage {name} was interrupted; what it saved is kept", next=again)
-        logs = f"logs: {partial / 'logs'}"
         if failure is None:
             how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status} and no word"
-            raise StageFailed(f"stage {name}: a worker {how}", next=f"{logs}\n{again}")
-        if failure["shown"]:
-            raise StageFailed(f"stage {name}: {failure['shown']}", next=f"{logs}\n{again}")
-        raise StageFailed(
-            f"stage {name} failed on rank {failure['rank']}:\n{failure['traceback']}", next=f"{logs}\n{again}"
-        )
+            what = f": a worker {how}"
+        else:
+            what = (
+                f": {failure['shown']}"
+                if failure["shown"]
+                else f" failed on rank {failure['rank']}:\n{failure['traceback']}"
+            )
+        raise StageFailed(f"stage {name}{what}", next=f"logs: {partial / 'logs'}\n{again}")
 
     def command(self) -> str:
         """The command that continues this run."""
@@ -407,9 +406,8 @@ class Channel:
 
     def _hang_up(self) -> None:
         """End the workers at once, as the parent's death would."""
-        descriptor = self._ends.pop("alive", None)
-        if descriptor is not None:
-            os.close(descriptor)
+        with suppress(KeyError):
+            os.close(self._ends.pop("alive"))
 
     def stop(self) -> None:
         """Ask the workers to save and leave."""

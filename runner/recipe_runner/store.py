@@ -124,7 +124,9 @@ class Store:
         before = read_json(partial / "execution.json") or record
         if before.get("key", key) != key:  # another key with the same first digits
             self.discard(use, key)
-        elif (ranks := before["execution"]["processes"]) != record["execution"]["processes"] and _has_work(partial):
+        elif (ranks := before["execution"]["processes"]) != record["execution"]["processes"] and any(
+            partial.glob("work/*")
+        ):
             raise UsageError(
                 f"{partial} was begun by {ranks} processes, which alone can go on with it",
                 next=f"set execution.processes={ranks} as before, or give it up with --restart STAGE",
@@ -240,10 +242,6 @@ def _has_size(path: Path, size: int) -> bool:
         return path.stat().st_size == size
     except OSError:
         return False
-
-
-def _has_work(partial: Path) -> bool:
-    return any((partial / "work").iterdir()) if (partial / "work").is_dir() else False
 
 
 def _free_name(base: Path) -> Path:

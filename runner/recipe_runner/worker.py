@@ -15,8 +15,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +43,8 @@ class Job:
     inputs: Mapping[str, Mapping[str, str]]
     folder: str
     channel: str
-    disabled: tuple[str, ...] = ()
+    disabled: Sequence[str] = ()
     allow_remote_code: bool = False
-
-    def write(self, path: Path) -> None:
-        """As JSON."""
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
-
-    @classmethod
-    def read(cls, path: Path) -> Job:
-        """From JSON."""
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**data, "disabled": tuple(data["disabled"])})
 
 
 class Context:
@@ -146,7 +136,7 @@ def end_with_parent(alive: Path) -> None:
 
 def rebuild(job: Job) -> Use[Any]:
     """The stage, validated here from the job; raises `RecipeError` if its key is not the parent's."""
-    context = Validation(installed(job.disabled).registry)
+    context = Validation(installed(tuple(job.disabled)).registry)
     use = Slot("stage").resolve(job.config, context)
     key = identity.key_of(identity.payload(use, job.seed, job.digests, job.sources))
     if key != job.key:
@@ -185,7 +175,7 @@ def run(job: Job, rank: int, world_size: int) -> int:
 
 def main(path: str) -> int:
     """The entry of the process."""
-    job = Job.read(Path(path))
+    job = Job(**read_json(Path(path)))
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     end_with_parent(Path(path).with_name("alive"))
     redirect(Path(job.folder), rank)

@@ -6,14 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from recipe_runner import identity
+from recipe_runner import Event, identity
 from recipe_runner.errors import StageFailed
 from recipe_runner.recipe import Recipe
-from recipe_runner.worker import Job
+from recipe_runner.run import Options, Run
 
 STAGES = """
   data: {use: toy-corpus, words: [a, b], beside: ./there, text: words.txt}
@@ -27,7 +26,7 @@ STAGES = """
 """
 KEYS = """
 import json, sys
-from recipe_runner import identity
+from recipe_runner import Event, identity
 from recipe_runner.recipe import load
 recipe = load(sys.argv[1])
 payloads = {n: identity.payload(use, recipe.seed_of(n), {}, {}) for n, use in recipe.stages.items()}
@@ -65,18 +64,16 @@ def test_a_worker_makes_the_key_of_its_parent(bench, tmp_path):
     assert set(_written(bench, tmp_path / "here").statuses().values()) == {"built"}
 
 
-def test_a_worker_that_makes_another_key_refuses(bench, tmp_path, monkeypatch):
+def test_a_worker_that_makes_another_key_refuses(bench, tmp_path):
     """Here the file changes between the parent's look and the worker's: the result would lie under a wrong name."""
-    _written(bench, tmp_path / "here")
-    write = Job.write
+    recipe = _written(bench, tmp_path / "here").load()
 
-    def late(job: Job, path: Path) -> None:
-        (tmp_path / "here" / "words.txt").write_text("e f")
-        write(job, path)
+    def late(event: Event) -> None:
+        if event.kind == "stage-started":
+            (tmp_path / "here" / "words.txt").write_text("e f")
 
-    monkeypatch.setattr(Job, "write", late)
     with pytest.raises(StageFailed, match="of a stage that its parent calls") as caught:
-        bench.run(until="data")
+        Run(recipe, bench.store, bench.plugins, Options(until="data"), [late]).execute()
     assert "run again" in caught.value.render()
     assert list(bench.store.artifacts()) == []
 
