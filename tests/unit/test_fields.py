@@ -1,0 +1,69 @@
+"""No field that nothing reads: every field of every built-in config is read somewhere in the built-ins.
+
+A field that enters the key and changes nothing would make people pay twice for the same result.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from pydantic import BaseModel
+
+from recipe_runner import Slot
+from recipe_runner.plugins import installed
+
+PLUGINS = Path(__file__).resolve().parents[2] / "plugins" / "recipe_plugins"
+RUNNER = Path(__file__).resolve().parents[2] / "runner" / "recipe_runner"
+
+ELSEWHERE = {
+    "seed": "StageConfig's; the runner makes the effective seed of it",
+}
+"""Fields that the built-ins rightly do not read, and who does."""
+
+
+def reads() -> set[str]:
+    """Every attribute that the code reads."""
+    found: set[str] = set()
+    for file in [*PLUGINS.rglob("*.py"), *RUNNER.rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                found.add(node.attr)
+    return found
+
+
+def whole(config: type[BaseModel]) -> bool:
+    """Whether a config hands all its fields on at once (`model_dump`), so that none can be left unread."""
+    return "self.model_dump(" in inspect.getsource(config)
+
+
+def configs() -> Iterator[tuple[str, type[BaseModel]]]:
+    """Each built-in config class, those of slots' options and of nested blocks included, with a component's name."""
+    seen: set[type] = set()
+    todo = [(c.name, c.config_class()) for c in installed().registry if c.dist == "recipe-runner"]
+    while todo:
+        name, config = todo.pop()
+        if config in seen:
+            continue
+        seen.add(config)
+        yield name, config
+        for field in config.model_fields.values():
+            marks = [*field.metadata, *(mark for arg in get_args(field.annotation) for mark in get_args(arg)[1:])]
+            todo += [(name, mark.options) for mark in marks if isinstance(mark, Slot) and mark.options]
+            parts = [field.annotation, *get_args(field.annotation)]
+            todo += [(name, part) for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
+
+
+@pytest.fixture(scope="module")
+def read() -> set[str]:
+    return reads()
+
+
+@pytest.mark.parametrize(("name", "config"), sorted(configs(), key=lambda pair: (pair[1].__module__, pair[1].__name__)))
+def test_every_field_is_read(name: str, config: type[BaseModel], read: set[str]):
+    unread = [field for field in config.model_fields if field not in read and field not in ELSEWHERE]
+    assert not unread or whole(config), f"{name}: {config.__name__} has fields that nothing reads: {unread}"
