@@ -30,6 +30,8 @@ LEARNED = [
     _learned("quality-classifier", "classifier:QualityClassifier", "ClassifierConfig", "a score, trained or loaded"),
     _learned("toxicity-classifier", "classifier:ToxicityClassifier", "ClassifierConfig", "the same for the unwanted"),
     _learned("decontaminate", "decontaminate:Decontaminate", "DecontaminateConfig", "what evaluation sets hold goes"),
+    _learned("line-dedup", "lines:LineDedup", "LineDedupConfig", "lines of several documents are taken out"),
+    _learned("substring-dedup", "substring:SubstringDedup", "SubstringDedupConfig", "spans that came before are cut"),
 ]
 
 COMPONENTS: list[Component] = [

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from recipe_runner import Config, File, Share, Size
+from recipe_runner import Config, Execution, File, Share, Size
 
 
 class Examples(Config):
@@ -68,3 +68,18 @@ class DecontaminateConfig(Config):
     ngram: int = Field(default=13, ge=2, description="words in a row")
     shortest: int = Field(default=8, ge=2, description="words from which on a shorter item is sought whole")
     matches: int = Field(default=1, ge=1, description="n-grams from which on a document is contaminated")
+
+
+class LineDedupConfig(Config):
+    """Lines that stand in several documents are taken out of them."""
+
+    documents: int = Field(default=3, ge=2, description="documents from which on a line is boilerplate")
+    min_characters: int = Field(default=20, ge=1, description="of a line's words; a shorter line is left alone")
+    keep: Literal["first", "none"] = Field(default="first", description="whether one document keeps the line")
+
+
+class SubstringDedupConfig(Config):
+    """Spans that came before are cut out of the texts."""
+
+    length: Size = Field(default=200, ge=16, description="bytes from which on a span counts; about 50 tokens")
+    memory: Annotated[Size, Execution(), Field(ge=1_000_000)] = 1_000_000_000
