@@ -91,7 +91,7 @@ def test_every_component_s_config_is_in_a_config_module():
 
     for component in installed().registry:
         if component.dist == "recipe-runner" and component.config:
-            assert component.config.partition(":")[0].endswith(".config"), component
+            assert component.config.partition(":")[0].endswith("config"), component
 
 
 def test_no_code_comes_from_a_recipe():
