@@ -78,6 +78,12 @@ def test_the_presets_read_the_paper_differently():
     assert [scores("a bb ccccccccc", preset)["mean_word_length"] for preset in ("paper", "dolma")] == [4, 2]
 
 
+def test_datatrove_takes_other_characters_for_marks():
+    assert scores("• → © — … 。", "datatrove")["words"] == 3
+    assert scores("• → © — … 。", "paper")["words"] == 0
+    assert scores("• → © — … 。", "dolma")["words"] == 6
+
+
 def test_the_words_of_a_preset_are_its_own_unless_they_are_written():
     assert scores("a-b (c)", "datatrove")["words"] == 2
     assert scores("(the) (the)", "datatrove", words="whitespace")["stop_words"] == 0

@@ -6,8 +6,8 @@ import unicodedata
 
 import pytest
 
+from recipe_plugins.filters.marks import TERMINALS
 from recipe_plugins.filters.rules.c4 import count_sentences
-from recipe_plugins.filters.rules.fineweb import TERMINALS
 from recipe_runner import Record, batched
 from recipe_runner.testing import check_filter
 from recipe_runner.testing.local import slot
@@ -62,6 +62,8 @@ def test_each_line_rule_of_c4(line, config, counted):
 def test_citations_go_before_words_and_ends_are_looked_at():
     assert left("c4", "One two three four five.[12]", min_sentences=1) == FIVE
     assert c4("One two three four. [citation needed]").reason == "few_sentences"
+    assert c4("One two three four [1] .", min_words=6).scores["few_words_lines"] == 1
+    assert c4("One two three four [1] .", min_words=6, count_citations=True).scores["few_words_lines"] == 0
     assert left("c4", f"  {FIVE}  \r\n\n{FIVE}", min_sentences=1) == f"{FIVE}\n{FIVE}"
 
 

@@ -25,12 +25,13 @@ class Reading:
 
     bullets: tuple[str, ...]
     ends: tuple[str, ...] = ("...", "…")
+    words: str = "counts"
     fold: bool = False
     plain: bool = False
 
 
 READINGS = {
-    "paper": Reading(bullets=("•", "*", "-"), fold=True),
+    "paper": Reading(bullets=("•", "*", "-"), words="speaks", fold=True),
     "datatrove": Reading(bullets=("•", "-")),
     "dolma": Reading(bullets=("*", "-"), ends=("…",), plain=True),
 }
@@ -73,7 +74,7 @@ class GopherQuality(ByWords):
         }
 
     def _as_gopher(self, text: str, features: np.ndarray) -> dict[str, float]:
-        spoken, stop = features[features["speaks"]], features["fold" if self._reading.fold else "stop"]
+        spoken, stop = features[features[self._reading.words]], features["fold" if self._reading.fold else "stop"]
         return {
             "words": len(spoken),
             "mean_word_length": share(spoken["length"].sum(), len(spoken)),

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from recipe_plugins.filters.marks import DATATROVE_MARKS
+
 UNICODE_WORD = re.compile(r"\w+(?:[-'’]\w+)*|[^\w\s]+")
 SPLITTERS: dict[str, Callable[[str], list[str]]] = {"whitespace": str.split, "unicode": UNICODE_WORD.findall}
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
-FEATURES = np.dtype(
-    [("length", "<u4"), ("speaks", "?"), ("letter", "?"), ("symbol", "?"), ("stop", "u1"), ("fold", "u1")]
-)
+FLAGS = ("speaks", "counts", "letter", "symbol")
+FEATURES = np.dtype([("length", "<u4"), *((flag, "?") for flag in FLAGS), ("stop", "u1"), ("fold", "u1")])
 
 
 class Words:
@@ -54,8 +55,8 @@ class Words:
         return found
 
     def features(self, numbers: np.ndarray) -> np.ndarray:
-        """(words,) of `FEATURES`: length, whether it has more than marks, a letter, `#` or `…`, which stop word it is
-        (from 1; 0: none) as it stands, and in lower case."""
+        """(words,) of `FEATURES`: length, whether it has more than marks (`speaks`; as datatrove sees it `counts`), a
+        letter, `#` or `…`, which stop word it is (from 1; 0: none) as it stands, and in lower case."""
         return self._vocabulary.table[numbers]
 
     def lengths(self, numbers: np.ndarray) -> np.ndarray:
@@ -74,8 +75,9 @@ class _Vocabulary(dict[str, int]):
         number = self[word] = len(self)
         if number >= len(self.table):
             self.table = np.concatenate([self.table, np.zeros_like(self.table)])
-        speaks, letter, symbol = not all(map(_mark, word)), any(map(str.isalpha, word)), "#" in word or "…" in word
-        self.table[number] = (len(word), speaks, letter, symbol, _stop(word), _stop(word.lower()))
+        speaks, counts = not all(map(_mark, word)), not DATATROVE_MARKS.issuperset(word)
+        letter, symbol = any(map(str.isalpha, word)), "#" in word or "…" in word
+        self.table[number] = (len(word), speaks, counts, letter, symbol, _stop(word), _stop(word.lower()))
         return number
 
 

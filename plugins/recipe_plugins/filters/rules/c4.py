@@ -46,7 +46,7 @@ class C4:
         scores = {"lines": len(kept), "sentences": sentences, **{f"{name}_lines": n for name, n in dropped.items()}}
         if sentences < self.config.min_sentences:
             return Verdict(False, "few_sentences", scores=scores)
-        left = "\n".join(kept)
+        left = "\n".join(kept).strip()
         return Verdict(True, text=None if left == text else left, scores=scores)
 
     def _cited(self, line: str) -> str:
@@ -59,7 +59,7 @@ class C4:
             return "long_word"
         if config.need_end_mark and (not line.endswith(self._ends) or line.endswith("...")):
             return "no_end_mark"
-        if len(line.split()) < config.min_words:
+        if len((raw if config.count_citations else line).split()) < config.min_words:
             return "few_words"
         if config.lorem_ipsum and "lorem ipsum" in low:
             return "lorem_ipsum"

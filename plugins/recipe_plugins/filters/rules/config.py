@@ -71,6 +71,7 @@ class C4Config(Config):
     need_end_mark: bool = Field(default=True, description="off in FineWeb; `...` is none")
     max_word: int = Field(default=1000, ge=1, description="characters of a line's longest word")
     drop_citations: bool = Field(default=True, description="take out `[1]`, `[edit]`, `[citation needed]`")
+    count_citations: bool = by_preset(paper=False, datatrove=True)
     drop_javascript: bool = True
     drop_policy: bool = Field(default=True, description="lines on cookies, privacy and terms of use")
     lorem_ipsum: bool = Field(default=True, description="such a page goes")
