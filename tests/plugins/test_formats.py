@@ -73,3 +73,55 @@ def test_messages_translate_the_names_of_columns_and_roles():
     found = record(row, "messages", fields=fields, roles={"human": "user", "Maschine": "assistant"})
     assert found.messages == QA
     assert record({"messages": turns(("gpt", "x"))}, "messages").messages == turns(("assistant", "x"))
+
+
+SHARED = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}]
+SYSTEM = turns(("system", "Be brief."))
+
+
+def test_sharegpt_translates_roles_and_keeps_the_system_prompt():
+    assert record({"id": "a", "conversations": SHARED}, "sharegpt") == Record("a", messages=QA)
+    said = {"conversations": [{"from": "system", "value": "Be brief."}, *SHARED]}
+    assert record(said, "sharegpt").messages == SYSTEM + QA
+    assert record({"conversations": SHARED, "system": "Be brief."}, "sharegpt").messages == SYSTEM + QA
+    assert record({"conversations": SHARED, "system": ""}, "sharegpt").messages == QA
+    named = {"items": [{"who": "human", "said": "Why?"}, {"who": "gpt", "said": "Because."}], "task": "Be brief."}
+    fields = {"messages": "items", "role": "who", "content": "said", "system": "task"}
+    assert record(named, "sharegpt", fields=fields).messages == SYSTEM + QA
+
+
+def test_prompt_and_completion_are_strings_or_turns():
+    for prompt in ("Why?", QA[:1]):
+        for completion in ("Because.", QA[1:]):
+            assert record({"prompt": prompt, "completion": completion}, "prompt-completion").messages == QA
+    named = {"q": [{"by": "human", "text": "Why?"}], "a": "Because."}
+    fields = {"prompt": "q", "completion": "a", "role": "by", "content": "text"}
+    assert record(named, "prompt-completion", fields=fields).messages == QA
+
+
+@pytest.mark.parametrize(
+    ("use", "row", "reason"),
+    [
+        ("sharegpt", {"messages": SHARED}, "no field 'conversations'"),
+        ("sharegpt", {"conversations": QA}, "no field 'from'"),
+        ("sharegpt", {"conversations": [{"from": "human", "value": None}]}, "field 'value' is not a string"),
+        ("sharegpt", {"conversations": SHARED, "system": 5}, "field 'system' is not a string"),
+        (
+            "sharegpt",
+            {"conversations": [{"from": "system", "value": "a"}, *SHARED], "system": "b"},
+            "a system prompt both in 'system' and in 'conversations'",
+        ),
+        (
+            "sharegpt",
+            {"conversations": [{"from": "function_call", "value": "{}"}]},
+            "role 'function_call' in 'conversations'; translate it with `roles`",
+        ),
+        ("prompt-completion", {"prompt": "Why?"}, "no field 'completion'"),
+        ("prompt-completion", {"completion": "Because."}, "no field 'prompt'"),
+        ("prompt-completion", {"prompt": 5, "completion": "a"}, "field 'prompt' is not a list of turns"),
+        ("prompt-completion", {"prompt": "a", "completion": []}, "field 'completion' is not a list of turns"),
+        ("prompt-completion", {"prompt": "a", "completion": QA}, "field 'completion' begins with a turn of the user"),
+    ],
+)
+def test_chats_that_lack_something_are_bad_rows_that_name_it(use, row, reason):
+    assert record(row, use) == BadRow("", reason)

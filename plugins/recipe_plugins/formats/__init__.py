@@ -5,10 +5,10 @@ from __future__ import annotations
 from recipe_runner import Component
 
 
-def _format(name: str, target: str, config: str, summary: str) -> Component:
+def _format(name: str, target: str, config: str, summary: str, module: str = "rows") -> Component:
     home = "recipe_plugins.formats"
     return Component(
-        kind="format", name=name, target=f"{home}.rows:{target}", config=f"{home}.config:{config}", summary=summary
+        kind="format", name=name, target=f"{home}.{module}:{target}", config=f"{home}.config:{config}", summary=summary
     )
 
 
@@ -17,4 +17,6 @@ COMPONENTS: list[Component] = [
     _format("text", "Text", "TextFormat", "a document in one column"),
     _format("alpaca", "Alpaca", "AlpacaFormat", "instruction, input and output in three columns"),
     _format("messages", "Messages", "MessagesFormat", "a conversation in one column"),
+    _format("sharegpt", "ShareGPT", "ShareGPTFormat", "turns of `from` and `value` in one column", "chats"),
+    _format("prompt-completion", "PromptCompletion", "PromptCompletionFormat", "a prompt and what follows it", "chats"),
 ]

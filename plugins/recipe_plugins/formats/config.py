@@ -65,3 +65,47 @@ class MessagesFormat(FormatConfig):
 
     fields: MessagesColumns = Field(default_factory=dict)  # type: ignore[assignment,arg-type]
     roles: dict[str, str] = {"human": "user", "gpt": "assistant", "bot": "assistant"}
+
+
+class ShareGPTColumns(MessagesColumns):
+    """ShareGPT's names, and a column of a system prompt, which may be missing or empty."""
+
+    messages: str = "conversations"
+    role: str = "from"
+    content: str = "value"
+    system: str = "system"
+
+
+class ShareGPTFormat(MessagesFormat):
+    """ShareGPT's turns; a system prompt is kept, as a turn or from a column of its own."""
+
+    fields: ShareGPTColumns = Field(default_factory=dict)  # type: ignore[assignment,arg-type]
+    roles: dict[str, str] = {
+        "human": "user",
+        "gpt": "assistant",
+        "chatgpt": "assistant",
+        "bing": "assistant",
+        "bard": "assistant",
+        "bot": "assistant",
+        "observation": "tool",
+        "function_response": "tool",
+    }
+
+
+class PromptCompletionColumns(Columns):
+    """Columns of a prompt and what follows it, and the names inside a turn where they are lists of turns."""
+
+    prompt: str = "prompt"
+    completion: str = "completion"
+    role: str = "role"
+    content: str = "content"
+
+
+class PromptCompletionFormat(FormatConfig):
+    """A string is one turn: the user's in the prompt, the assistant's in the completion. A list is turns as they are.
+
+    What is learned goes by role, so that an assistant's turn in the prompt is learned too.
+    """
+
+    fields: PromptCompletionColumns = Field(default_factory=dict)  # type: ignore[assignment,arg-type]
+    roles: dict[str, str] = {"human": "user", "gpt": "assistant", "bot": "assistant"}

@@ -7,13 +7,21 @@ filled in. Limits: content of a turn is text; parts of another kind (images, too
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-from recipe_plugins.formats.config import AlpacaFormat, AutoFormat, Columns, FormatConfig, MessagesFormat, TextFormat
+from recipe_plugins.formats.config import (
+    AlpacaFormat,
+    AutoFormat,
+    Columns,
+    FormatConfig,
+    MessagesFormat,
+    PromptCompletionFormat,
+    TextFormat,
+)
 from recipe_runner import BadRow, Record, Row
 
 ROLES = ("system", "user", "assistant", "tool")
-C = TypeVar("C", bound=FormatConfig)
+Conversational = MessagesFormat | PromptCompletionFormat
 
 
 class Unfit(Exception):
@@ -123,7 +131,7 @@ def string(row: Row, column: str) -> str:
     return str(row[column])
 
 
-def turns(row: Row, column: str, config: MessagesFormat) -> list[dict[str, str]]:
+def turns(row: Row, column: str, config: Conversational) -> list[dict[str, str]]:
     """The turns in a column, with ChatML roles."""
     if column not in row:
         raise Unfit(f"no field {column!r}")
@@ -133,7 +141,7 @@ def turns(row: Row, column: str, config: MessagesFormat) -> list[dict[str, str]]
     return [_turn(turn, column, config) for turn in given]
 
 
-def _turn(turn: Any, column: str, config: MessagesFormat) -> dict[str, str]:
+def _turn(turn: Any, column: str, config: Conversational) -> dict[str, str]:
     fields = config.fields
     if not isinstance(turn, Mapping):
         raise Unfit(f"a turn in {column!r} is not an object")
