@@ -58,7 +58,7 @@ def test_after_a_sigkill_the_second_takes_over_from_the_checkpoint(bench, pair):
 
 def test_the_lock_lasts_as_long_as_a_worker_does(bench):
     """A worker in a long call cannot notice its parent's death: nobody may touch what it writes."""
-    held = bench.write(STAGES).held("stages.train.grip=3")
+    held = bench.write(STAGES).held("stages.train.grip=2")
     os.kill(held.parent.pid, signal.SIGKILL)
     held.parent.communicate(timeout=20)
     with pytest.raises(StoreBusy):
