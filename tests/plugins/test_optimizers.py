@@ -48,7 +48,7 @@ def test_frozen_parameters_are_in_no_group():
     assert [group.role for group in param_groups(model)] == ["embedding"]
 
 
-@pytest.mark.parametrize("use", ["adamw", "paged-adamw-8bit"])
+@pytest.mark.parametrize("use", ["adamw", "adamw-8bit", "paged-adamw-8bit"])
 def test_settings_reach_the_optimizer_and_the_state_is_exact(use, tmp_path):
     import torch
 
@@ -88,7 +88,7 @@ def test_bytes_of_state_are_what_the_optimizer_keeps():
     import torch
 
     size = 256 * 64
-    for use in ("adamw", "paged-adamw-8bit"):
+    for use in ("adamw", "adamw-8bit", "paged-adamw-8bit", "sgd"):
         chosen = slot("optimizer", use)
         weight = torch.nn.Parameter(torch.randn(256, 64))
         optimizer = chosen.build().build([ParamGroup([weight], "matrix", True)])

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from recipe_runner import Component
 
+
+def _optimizer(name: str, module: str, target: str, summary: str) -> Component:
+    home = "recipe_plugins.optimizers"
+    config = f"{home}.config:{target}Config"
+    return Component(
+        kind="optimizer", name=name, target=f"{home}.{module}:{target}", config=config, summary=summary
+    )
+
+
 COMPONENTS: list[Component] = [
-    Component(
-        kind="optimizer",
-        name="adamw",
-        target="recipe_plugins.optimizers.adamw:AdamW",
-        config="recipe_plugins.optimizers.config:AdamWConfig",
-        summary="AdamW, fused (torch)",
+    _optimizer("adamw", "adamw", "AdamW", "AdamW, fused (torch)"),
+    _optimizer("adamw-8bit", "adamw", "AdamW8bit", "AdamW with 8-bit states (bitsandbytes)"),
+    _optimizer(
+        "paged-adamw-8bit", "adamw", "PagedAdamW8bit", "AdamW with 8-bit states in paged memory (bitsandbytes)"
     ),
-    Component(
-        kind="optimizer",
-        name="paged-adamw-8bit",
-        target="recipe_plugins.optimizers.adamw:PagedAdamW8bit",
-        config="recipe_plugins.optimizers.config:PagedAdamW8bitConfig",
-        summary="AdamW with 8-bit states in paged memory (bitsandbytes)",
-    ),
+    _optimizer("muon", "muon", "Muon", "Muon for matrices, AdamW for the rest (torch)"),
+    _optimizer("adafactor", "others", "Adafactor", "second moments by rows and columns only (transformers)"),
+    _optimizer("sgd", "others", "SGD", "gradient descent with momentum (torch)"),
 ]

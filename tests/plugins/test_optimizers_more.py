@@ -1,0 +1,173 @@
+"""Muon, Adafactor, SGD and 8-bit AdamW: exact state, groups that keep their settings, a loss that falls."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from recipe_runner import ParamGroup, RecipeError
+from recipe_runner.testing import check_optimizer, slot
+
+pytestmark = pytest.mark.slow
+
+ADDED = {"muon": {}, "adamw-8bit": {"lr": 0.01}, "adafactor": {}, "sgd": {}}
+CHOICES = [
+    *ADDED.items(),
+    ("muon", {"nesterov": False, "adjust_lr": "match_rms_adamw", "ns_steps": 2}),
+    ("adafactor", {"beta1": 0.9, "scale_parameter": False}),
+    ("sgd", {"nesterov": True, "weight_decay": 0.1}),
+]
+
+
+def made(use, **settings):
+    """A small network of every role, the torch-side groups' settings known, and its optimizer."""
+    import torch
+
+    torch.manual_seed(0)
+    roles = {
+        "embedding": torch.nn.Parameter(torch.randn(16, 64)),
+        "matrix": torch.nn.Parameter(torch.randn(64, 64) / 8),
+        "head": torch.nn.Parameter(torch.randn(16, 64) / 8),
+        "vector": torch.nn.Parameter(torch.ones(64)),
+    }
+    groups = [
+        ParamGroup([parameter], role, decay=role in ("matrix", "head"), lr_scale=0.5 if role == "head" else 1.0)
+        for role, parameter in roles.items()
+    ]
+    return roles, slot("optimizer", {"use": use, **settings}).build().build(groups)
+
+
+def loss_of(roles):
+    """Which token follows which: the successor of i is 3 i + 1 modulo 16."""
+    import torch
+
+    tokens = torch.arange(16)
+    hidden = torch.tanh(roles["embedding"][tokens] @ roles["matrix"]) * roles["vector"]
+    return torch.nn.functional.cross_entropy(hidden @ roles["head"].T, (3 * tokens + 1) % 16)
+
+
+def trained(roles, optimizer, steps):
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = loss_of(roles)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize(("use", "settings"), CHOICES)
+def test_state_is_exact_in_one_group(use, settings):
+    import torch
+
+    torch.manual_seed(0)
+    check_optimizer(slot("optimizer", {"use": use, **settings}).build(), [torch.nn.Parameter(torch.randn(128, 64))])
+
+
+@pytest.mark.parametrize(("use", "settings"), CHOICES)
+def test_a_run_goes_on_from_disk_bit_for_bit(use, settings, tmp_path):
+    import torch
+
+    from recipe_plugins.training.checkpoints import load
+
+    roles, optimizer = made(use, **settings)
+    trained(roles, optimizer, 3)
+    for group in optimizer.param_groups:
+        group["lr"] *= 0.5   # as a schedule does
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    others, again = made(use, **settings)
+    with torch.no_grad():
+        for role, parameter in roles.items():
+            others[role].copy_(parameter)
+    again.load_state_dict(load(tmp_path / "state.pt"))
+    assert [group["lr"] for group in again.param_groups] == [group["lr"] for group in optimizer.param_groups]
+    assert trained(roles, optimizer, 3) == trained(others, again, 3)
+    assert all(torch.equal(roles[role], others[role]) for role in roles)
+
+
+@pytest.mark.parametrize(("use", "settings"), CHOICES)
+def test_the_loss_falls(use, settings):
+    losses = trained(*made(use, **settings), 40)
+    assert losses[-1] < losses[0] - 0.5
+
+
+@pytest.mark.parametrize("use", ["adamw-8bit", "adafactor", "sgd"])
+def test_groups_have_their_rates_and_decay(use):
+    _, optimizer = made(use, lr=0.01, weight_decay=0.3)
+    found = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
+    assert found == [(0.01, 0.0), (0.01, 0.3), (0.005, 0.3), (0.01, 0.0)]
+
+
+def test_muon_steps_matrices_and_adamw_the_rest():
+    import torch
+
+    roles, optimizer = made("muon", lr=0.04, adamw_lr=0.01, weight_decay=0.3, adamw_betas=[0.8, 0.9], momentum=0.7)
+    found = [(group["kind"], group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
+    assert found == [("adamw", 0.01, 0.0), ("muon", 0.04, 0.3), ("adamw", 0.005, 0.3), ("adamw", 0.01, 0.0)]
+    before = {role: parameter.detach().clone() for role, parameter in roles.items()}
+    trained(roles, optimizer, 1)
+    assert set(optimizer.state[roles["matrix"]]) == {"momentum_buffer"}
+    assert set(optimizer.state[roles["head"]]) == {"step", "exp_avg", "exp_avg_sq"}
+
+    alone = {role: torch.nn.Parameter(value.clone()) for role, value in before.items()}
+    muon = torch.optim.Muon([alone["matrix"]], lr=0.04, weight_decay=0.3, momentum=0.7)
+    rest = torch.optim.AdamW(
+        [
+            {"params": [alone["embedding"], alone["vector"]], "lr": 0.01, "weight_decay": 0.0},
+            {"params": [alone["head"]], "lr": 0.005, "weight_decay": 0.3},
+        ],
+        betas=(0.8, 0.9),
+    )
+    loss_of(alone).backward()
+    muon.step()
+    rest.step()
+    assert torch.equal(alone["matrix"], roles["matrix"])
+    assert all(torch.allclose(alone[role], roles[role], atol=1e-6) for role in roles)
+
+
+def test_a_rate_of_zero_stops_every_part_of_muon():
+    import torch
+
+    roles, optimizer = made("muon")
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    before = {role: parameter.detach().clone() for role, parameter in roles.items()}
+    trained(roles, optimizer, 2)
+    assert all(torch.equal(before[role], roles[role]) for role in roles)
+
+
+def test_muon_refuses_what_is_no_matrix():
+    import torch
+
+    group = ParamGroup([torch.nn.Parameter(torch.zeros(2, 3, 4))], "matrix", decay=True)
+    with pytest.raises(RecipeError, match=r"2-D matrices only; the model has one of shape \(2, 3, 4\)"):
+        slot("optimizer", "muon").build().build([group])
+
+
+@pytest.mark.parametrize(("use", "settings"), [("muon", {}), ("adafactor", {}), ("adafactor", {"beta1": 0.9})])
+def test_bytes_of_state_are_a_bound(use, settings):
+    import torch
+
+    weight = torch.nn.Parameter(torch.randn(256, 128))
+    chosen = slot("optimizer", {"use": use, **settings})
+    optimizer = chosen.build().build([ParamGroup([weight], "matrix", True)])
+    weight.grad = torch.randn_like(weight)
+    optimizer.step()
+    state = optimizer.state[weight].items()
+    kept = sum(v.numel() * v.element_size() for name, v in state if torch.is_tensor(v) and name != "RMS")
+    assert 0 < kept <= chosen.config.state_bytes(weight.numel())
+
+
+def test_nesterov_without_momentum_is_refused():
+    with pytest.raises(ValidationError, match="nesterov needs a momentum above 0"):
+        slot("optimizer", {"use": "sgd", "momentum": 0, "nesterov": True})
+
+
+@pytest.mark.parametrize("use", ["adamw-8bit", "paged-adamw-8bit"])
+def test_a_missing_bitsandbytes_is_named(use, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(RecipeError, match=f"^{use} needs bitsandbytes"):
+        made(use)
