@@ -290,7 +290,10 @@ class Format(Protocol):
 
 
 class Filter(Protocol):
-    """Judges documents. Pure: the same verdicts in any process, order or batch."""
+    """Judges documents. Pure: the same verdicts in any process, order or batch.
+
+    One that has `share(memory)` is given, before it judges, a dict that all filters of a process may use.
+    """
 
     def judge(self, batch: Sequence[Record]) -> Sequence[Verdict]:
         """One verdict a record, in order."""

@@ -209,6 +209,13 @@ def test_what_is_held_is_bounded_and_forgetting_changes_nothing(monkeypatch):
     assert sum(map(len, found.words._held)) <= 1000 + longest
 
 
+def test_numbers_of_a_forgotten_vocabulary_are_forgotten_with_it(monkeypatch):
+    monkeypatch.setattr(Words, "VOCABULARY", 3)
+    words = Words("whitespace")
+    for text, lengths in (("aaaa bb c ddddd", [4, 2, 1, 5]), ("z yy", [1, 2]), ("aaaa bb c ddddd", [4, 2, 1, 5])):
+        assert words.lengths(words.numbers(text)).tolist() == lengths
+
+
 def test_an_unknown_statistic_is_an_error_at_load():
     with pytest.raises(ValidationError, match="max_top_2grams"):
         slot("filter", {"use": "gopher-repetition", "max_top_2grams": 0.2})

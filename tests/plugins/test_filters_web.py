@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import unicodedata
 
 import pytest
@@ -177,3 +178,12 @@ def test_a_verdict_hangs_on_the_record_alone(use):
     records = [Record(str(number), text) for number, text in enumerate(texts)]
     check_filter(slot("filter", use).build(), records)
     check_filter(slot("filter", use).build(), [Record("m", messages=[{"role": "user", "content": "{"}])])
+
+
+@pytest.mark.parametrize("text", ["." * 50_000, "1 " + " " * 50_000 + "x", "1" * 50_000, '."' * 25_000, "[" * 50_000])
+@pytest.mark.parametrize("use", ["c4", "refinedweb-lines", "fineweb-quality", "gopher-repetition", "pii"])
+def test_no_text_takes_time_that_grows_faster_than_itself(use, text):
+    found = batched(slot("filter", {"use": use, **({"max_word": 10**6} if use == "c4" else {})}).build())
+    start = time.process_time()
+    found.judge([Record("a", text + " one two three four five.")])
+    assert time.process_time() - start < 1      # what is quadratic takes ten times as long

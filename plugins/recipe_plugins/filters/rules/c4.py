@@ -14,7 +14,7 @@ from recipe_plugins.filters.text import text_of
 from recipe_runner import Record, Verdict
 
 CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
-SENTENCE_END = re.compile(r"[.!?]+[\"'”’)\]]*\s+")
+SENTENCE_END = re.compile(r"(?<![.!?])[.!?]+[\"'”’)\]]*\s+")
 POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 DROPPED = ("long_word", "no_end_mark", "few_words", "javascript", "policy")
 PAGE = ("lorem_ipsum", "curly_bracket")

@@ -14,7 +14,7 @@ from recipe_plugins.filters.text import text_of
 from recipe_runner import Record, Verdict
 
 COUNTER = re.compile(
-    r"\W*\d[\d.,]*\s*[kmb]?\s+(?:likes?|shares?|comments?|retweets?|reposts?|quotes?|bookmarks?|upvotes?|downvotes?"
+    r"\W*\d[\d.,]*(?:\s*[kmb])?\s+(?:likes?|shares?|comments?|retweets?|reposts?|quotes?|bookmarks?|upvotes?|downvotes?"
     r"|downloads?|views?|followers?)\W*",
     re.IGNORECASE,
 )
