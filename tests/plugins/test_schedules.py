@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from recipe_runner import RecipeError
 from recipe_runner.testing.local import slot
@@ -46,3 +47,18 @@ def test_a_whole_number_is_steps_and_a_fraction_a_share():
 def test_lengths_that_do_not_fit_are_refused():
     with pytest.raises(RecipeError, match="warm-up of 50 steps and a decay of 0 do not fit into 40"):
         schedule(use="wsd", warmup=50).factor(0, 40)
+
+
+def test_inverse_sqrt_is_the_papers_rate_over_its_peak():
+    falling, warmup = schedule(use="inverse-sqrt", warmup=4), 4
+    paper = [min(n**-0.5, n * warmup**-1.5) * warmup**0.5 for n in range(1, 101)]
+    assert [falling.factor(step, 100) for step in range(100)] == pytest.approx(paper)
+    assert falling.factor(3, 100) == 1.0
+    assert falling.factor(15, 100) == 0.5
+    assert [falling.phase(step, 100) for step in (0, 3, 4, 99)] == ["warmup"] * 2 + ["decay"] * 2
+    assert schedule(use="inverse-sqrt", warmup="4%").factor(15, 100) == 0.5
+    assert schedule(use="inverse-sqrt", warmup="4%").factor(0, 5) == 1.0
+    with pytest.raises(ValidationError, match="inverse-sqrt needs a warm-up"):
+        schedule(use="inverse-sqrt", warmup=0)
+    with pytest.raises(RecipeError, match="do not fit into 40"):
+        schedule(use="inverse-sqrt", warmup=50).factor(0, 40)

@@ -20,5 +20,6 @@ COMPONENTS: list[Component] = [
     _component("cosine", "Cosine", "half a cosine, to a share of the peak"),
     _component("linear", "Linear", "a straight line, to a share of the peak"),
     _component("sqrt", "Sqrt", "1 - sqrt, to a share of the peak"),
+    _component("inverse-sqrt", "InverseSqrt", "falls with 1 / sqrt(step), after a warm-up"),
     _component("constant", "Constant", "the peak, after a warm-up"),
 ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recipe_runner import Config, Share
 
@@ -43,3 +43,15 @@ class WSDConfig(DecayConfig):
 
     decay: Annotated[Length, Field(description="the last steps, or a share of all; 0 stays stable")] = 0
     shape: Literal["linear", "sqrt", "cosine"] = "linear"
+
+
+class InverseSqrtConfig(Config):
+    """A fall with the inverse square root of the step (Vaswani et al. 2017, arXiv:1706.03762, section 5.3)."""
+
+    warmup: Annotated[Length, Field(description="steps, or a share of all; how slow the fall is follows from it")]
+
+    @model_validator(mode="after")
+    def _some(self) -> InverseSqrtConfig:
+        if not self.warmup:
+            raise ValueError("inverse-sqrt needs a warm-up: its length is the scale of the fall")
+        return self

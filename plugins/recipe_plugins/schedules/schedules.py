@@ -13,6 +13,7 @@ from recipe_plugins.schedules.config import (
     ConstantConfig,
     CosineConfig,
     DecayConfig,
+    InverseSqrtConfig,
     LinearConfig,
     SqrtConfig,
     WSDConfig,
@@ -33,7 +34,7 @@ def in_steps(length: float, total: int) -> int:
 
 
 class Phases:
-    """Warm-up, stable, decay; every schedule here is one of these."""
+    """Warm-up, stable, decay; every schedule here is one of these, but for the fall of `InverseSqrt`."""
 
     def __init__(self, warmup: float, decay: float | None, final: float, shape: str) -> None:
         """`decay` is a length, or `None` for all that the warm-up leaves."""
@@ -113,3 +114,15 @@ class Sqrt(_Decay):
 
     def __init__(self, config: SqrtConfig) -> None:
         super().__init__(config)
+
+
+class InverseSqrt(Phases):
+    """min(n / w, sqrt(w / n)) at the n-th step (from 1) after a warm-up of w: section 5.3's rate over its peak."""
+
+    def __init__(self, config: InverseSqrtConfig) -> None:
+        super().__init__(config.warmup, None, 0.0, "sqrt")
+
+    def factor(self, step: int, total: int) -> float:
+        """The factor for `step` of `total`; the last step of the warm-up has 1."""
+        number, warmup = step + 1, max(1, self._lengths(total)[0])   # a share of few steps may round to none
+        return min(number / warmup, math.sqrt(warmup / number))
