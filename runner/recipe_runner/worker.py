@@ -98,7 +98,8 @@ class Context:
         """See `StageContext`."""
         if self.rank == 0:
             self.emit(Event("flush"))
-            os.read(self._acks, 1)
+            if not os.read(self._acks, 1):  # the parent is gone, and with it what it had not written
+                os._exit(ExitCode.STAGE_FAILED)
 
     def progress(self, done: float, total: float | None = None, unit: str = "", note: str = "") -> None:
         """See `StageContext`."""
