@@ -289,6 +289,7 @@ class RecipeTrainerMixin:
         """
         folder = checkpoints.latest(self.root)
         if folder is None:
+            self.job.ctx.resume_from(0)   # rows of an attempt that ended before its first checkpoint are void
             self.clock.restart()
             return
         saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
