@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from recipe_runner import Component
 
+
+def _algorithm(name: str, target: str, summary: str, module: str = "characters") -> Component:
+    home = "recipe_plugins.tokeniser"
+    config = f"{home}.config:{target}Config"
+    return Component(
+        kind="algorithm", name=name, target=f"{home}.{module}:{target}", config=config, summary=summary
+    )
+
+
 COMPONENTS: list[Component] = [
     Component(
         kind="stage",
@@ -18,11 +27,9 @@ COMPONENTS: list[Component] = [
         target="recipe_plugins.tokeniser.config:Algorithm",
         summary="how a vocabulary is made from text",
     ),
-    Component(
-        kind="algorithm",
-        name="byte-bpe",
-        target="recipe_plugins.tokeniser.algorithms:ByteBPE",
-        config="recipe_plugins.tokeniser.config:ByteBPEConfig",
-        summary="byte-pair encoding over bytes: no text is unknown",
-    ),
+    _algorithm("byte-bpe", "ByteBPE", "byte-pair encoding over bytes: no text is unknown", "algorithms"),
+    _algorithm("bytes", "Bytes", "the 256 bytes: no text is unknown", "algorithms"),
+    _algorithm("bpe", "BPE", "byte-pair encoding over characters"),
+    _algorithm("wordpiece", "WordPiece", "pieces of words, longest first; white space is lost"),
+    _algorithm("characters", "Characters", "one entry a character"),
 ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recipe_runner import Config, Corpus, Count, Estimate, File, Input, Known, Ref, Slot, StageConfig, Tokeniser, Use
 
@@ -21,9 +21,37 @@ class Algorithm(Protocol):
         ...
 
 
+UNKNOWN = "<|unk|>"
+"""The special token for what a vocabulary lacks; algorithms to which nothing is unknown have none."""
+
+
+class BytesConfig(Config):
+    """The 256 bytes (as ByT5: Xue et al. 2022, arXiv:2105.13626)."""
+
+    least: ClassVar[int] = 256
+
+
+class CharactersConfig(Config):
+    """Characters, the most frequent ones if there are more than `vocab_size` has room for."""
+
+
+class BPEConfig(Config):
+    """Byte-pair encoding over characters (Sennrich et al. 2016, arXiv:1508.07909, section 3.2)."""
+
+    min_frequency: Annotated[int, Field(ge=1, description="how often a pair must occur to be merged")] = 2
+
+
+class WordPieceConfig(Config):
+    """WordPiece's longest match first (Devlin et al. 2019, arXiv:1810.04805), its pieces learned by pair merges."""
+
+    min_frequency: Annotated[int, Field(ge=1, description="how often a pair must occur to be merged")] = 2
+    max_word: Annotated[int, Field(ge=1, description="longer words are unknown; characters")] = 100
+
+
 class ByteBPEConfig(Config):
     """Byte-level byte-pair encoding (Radford et al. 2019, the GPT-2 report, section 2.2)."""
 
+    least: ClassVar[int] = 256
     min_frequency: Annotated[int, Field(ge=1, description="how often a pair must occur to be merged")] = 2
 
 
@@ -31,16 +59,23 @@ class TokeniserConfig(StageConfig):
     """A tokeniser trained on the training split of a corpus.
 
     The special tokens are `<|endoftext|>` (the end of a document), `<|pad|>`, `<|im_start|>` and `<|im_end|>` (around
-    the turns of a conversation), and those of `special_tokens`.
+    the turns of a conversation), and those of `special_tokens`. Algorithms that do not know every text add `<|unk|>`.
     """
 
     corpus: Annotated[Ref, Input((Corpus,))]
     algorithm: Annotated[Use[Algorithm], Slot("algorithm")] = "byte-bpe"  # type: ignore[assignment]
-    vocab_size: Annotated[Count, Field(ge=264, description="entries in all, special tokens included")]
+    vocab_size: Annotated[Count, Field(ge=6, description="entries in all, special tokens included")]
     special_tokens: Annotated[tuple[str, ...], Field(description="more of them")] = ()
     template: Annotated[
         str | None, File(), Field(description="a Jinja file with generation marks, in place of ChatML")
     ] = None
+
+    @model_validator(mode="after")
+    def _room(self) -> TokeniserConfig:
+        needed = 4 + len(self.special_tokens) + getattr(self.algorithm.config, "least", 2)
+        if self.vocab_size < needed:
+            raise ValueError(f"vocab_size {self.vocab_size} is too small: special tokens and bytes alone are {needed}")
+        return self
 
     def produces(self) -> type[Tokeniser]:
         """A tokeniser."""

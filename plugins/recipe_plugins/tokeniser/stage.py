@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
-from recipe_plugins.tokeniser.config import TokeniserConfig
+from recipe_plugins.tokeniser.config import UNKNOWN, TokeniserConfig
 from recipe_plugins.training.conversations import CHATML, TURN_END, TURN_START
 from recipe_plugins.training.loading import PLAIN
 from recipe_runner import Corpus, RecipeError, Record, StageContext
@@ -31,16 +31,20 @@ class TokeniserStage:
         assert isinstance(corpus, Corpus)
         special = [END, PAD, TURN_START, TURN_END, *self.config.special_tokens]
         trained = self.config.algorithm.build().train(_texts(corpus, "train"), self.config.vocab_size, special)
+        unknown = {} if trained.token_to_id(UNKNOWN) is None else {"unk_token": UNKNOWN}
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=trained,
             eos_token=END,
             pad_token=PAD,
             extra_special_tokens=special[2:],
             clean_up_tokenization_spaces=False,
+            **unknown,
         )
         tokenizer.chat_template = self._template(tokenizer)
         tokenizer.save_pretrained(ctx.payload)
         ctx.note(vocab_size=len(tokenizer), bytes_per_token=bytes_per_token(corpus, tokenizer))
+        if unknown:
+            _note_unknown(ctx, corpus, tokenizer)
         if len(tokenizer) < self.config.vocab_size:
             ctx.warn(f"the text gave {len(tokenizer)} entries only; {self.config.vocab_size} were asked for")
 
@@ -84,3 +88,15 @@ def bytes_per_token(corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> dict[
         if tokens:
             found[domain] = round(sum(len(text.encode()) for text in texts) / tokens, 4)
     return found
+
+
+def _note_unknown(ctx: StageContext, corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Note how many tokens of each domain's held-out text are unknown; warn of any, as they hide bytes."""
+    found = dict.fromkeys(corpus.domains("heldout"), 0)
+    for domain in found:
+        for record in corpus.read(domain, "heldout"):
+            for text in _parts(record):
+                found[domain] += tokenizer(text, **PLAIN)["input_ids"].count(tokenizer.unk_token_id)
+    ctx.note(unknown_tokens=found)
+    if sum(found.values()):
+        ctx.warn(f"{sum(found.values())} tokens of held-out text are unknown; bits per byte will be too low by them")
