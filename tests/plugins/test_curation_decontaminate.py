@@ -27,7 +27,10 @@ def item():
 @pytest.fixture
 def file(tmp_path, item):
     target = tmp_path / "eval.jsonl"
-    rows = [{"q": " ".join(words(15)), "choices": []}, {"q": " ".join(item), "choices": [" ".join(words(9)), "too short"]}]
+    rows = [
+        {"q": " ".join(words(15)), "choices": []},
+        {"q": " ".join(item), "choices": [" ".join(words(9)), "too short"]},
+    ]
     target.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(target)
 
