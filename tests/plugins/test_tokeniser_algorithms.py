@@ -99,7 +99,7 @@ def test_too_little_room_is_refused(tmp_path, corpus):
     made = trained(tmp_path / "characters", corpus, "characters", vocab_size=20)
     assert made.facts["vocab_size"] == 20
     for algorithm in ("bytes", "byte-bpe"):
-        with pytest.raises(ValidationError, match="vocab_size 260 is too small: .* alone are 261"):
+        with pytest.raises(ValidationError, match=r"vocab_size 260 is too small: .* alone are 261"):
             trained(tmp_path / algorithm, corpus, algorithm, vocab_size=260)
 
 

@@ -12,4 +12,18 @@ COMPONENTS: list[Component] = [
         config="recipe_plugins.architectures.config:LlamaConfig",
         summary="a decoder with rotary positions, RMSNorm, SwiGLU and grouped queries",
     ),
+    Component(
+        kind="architecture",
+        name="qwen3",
+        target="recipe_plugins.architectures.qwen3:Qwen3",
+        config="recipe_plugins.architectures.config:Qwen3Config",
+        summary="llama with normed queries and keys, and heads of any size",
+    ),
+    Component(
+        kind="architecture",
+        name="gpt2",
+        target="recipe_plugins.architectures.gpt2:GPT2",
+        config="recipe_plugins.architectures.config:GPT2Config",
+        summary="a decoder with learned positions, LayerNorm and GELU",
+    ),
 ]
