@@ -45,8 +45,9 @@ def reads() -> set[str]:
 
 
 def whole(config: type[BaseModel]) -> bool:
-    """Whether a config hands all its fields on at once (`model_dump`), so that none can be left unread."""
-    return "self.model_dump(" in inspect.getsource(config)
+    """Whether a config, or its parent beside it, hands all fields on (`model_dump`): none can be left unread."""
+    beside = [part for part in config.__mro__ if part.__module__ == config.__module__]
+    return any("self.model_dump(" in inspect.getsource(part) for part in beside)
 
 
 def configs() -> Iterator[tuple[str, type[BaseModel]]]:
