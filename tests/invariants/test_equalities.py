@@ -43,7 +43,7 @@ def trained(tmp_path, micro_batch: int):
             "budget": {"steps": 4},
             "batch_size": 8,
             "sequence_length": LENGTH,
-            "optimizer": {"lr": 1e-3, "eps": 1e-3},   # a large eps, so that rounding in tiny gradients stays tiny
+            "optimizer": {"lr": 1e-3, "eps": 1e-3},  # a large eps, so that rounding in tiny gradients stays tiny
             "execution": {"device": "cpu", "threads": 2, "micro_batch": micro_batch},
         }
     )
@@ -84,7 +84,7 @@ def test_packed_and_isolated_equals_one_document_at_a_time():
     from recipe_plugins.training.trainer import summed_loss
 
     draw = np.random.default_rng(3)
-    lengths = [5, 11, 16, 9, 23]   # the first three fill a row exactly, so do the last two
+    lengths = [5, 11, 16, 9, 23]  # the first three fill a row exactly, so do the last two
     documents = [draw.integers(0, VOCAB, length) for length in lengths]
     stream, ends = np.concatenate(documents), np.cumsum(lengths)
     torch.manual_seed(0)

@@ -52,8 +52,8 @@ def payload(spec: dict) -> list:
 def test_killed_and_resumed_equals_straight(pretrain, precision):
     straight, killed = pretrain("straight", precision=precision), pretrain("killed", precision=precision)
     assert run(straight)[0] == 0
-    assert run(killed, step=7)[0] == -signal.SIGKILL           # three steps after the checkpoint of step 4
-    status, rows = run(killed, flush=2)                        # resumes, dies in the checkpoint of step 12 (its second)
+    assert run(killed, step=7)[0] == -signal.SIGKILL  # three steps after the checkpoint of step 4
+    status, rows = run(killed, flush=2)  # resumes, dies in the checkpoint of step 12 (its second)
     assert status == -signal.SIGKILL
     assert [row["step"] for row in rows] == list(range(1, 13))
     torn = Path(killed["folder"]) / "work" / "checkpoints" / "step-12"
@@ -102,7 +102,7 @@ def test_asked_to_stop_saves_at_once(pretrain):
     straight, stopped = pretrain("straight"), pretrain("stopped")
     run(straight)
     status, rows = run(stopped, stop=6)
-    assert status == 1   # Interrupted, which the worker turns into its own exit status
+    assert status == 1  # Interrupted, which the worker turns into its own exit status
     assert rows[-1]["step"] in (6, 7)
     saved = Path(stopped["folder"]) / "work" / "checkpoints" / f"step-{rows[-1]['step']}"
     assert (saved / "complete.json").exists()

@@ -90,7 +90,7 @@ def test_killed_and_resumed_equals_straight(spec, stage):
 
 @pytest.mark.parametrize("stage", ["sft", "lora"])
 def test_two_processes_train_as_one(spec, stage):
-    changes = {"adapter": {"use": "lora", "r": 4}} if stage == "lora" else {}   # dropout is drawn on each rank
+    changes = {"adapter": {"use": "lora", "r": 4}} if stage == "lora" else {}  # dropout is drawn on each rank
     one, two = spec("one", stage, **changes), spec("two", stage, **changes)
     assert run(one) == 0
     with socket.socket() as probe:

@@ -76,8 +76,16 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 @pytest.fixture(scope="session")
 def facts(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """A fact that no text has, asked for in eight ways, two of them held out; in words that `chat` can say."""
-    ways = ("Who founded {}?", "By whom was {} founded?", "Name the founder of {}.", "{} was founded by whom?",
-            "Do you know who founded {}?", "Tell me who founded {}.", "The founder of {} is who?", "{}: founded by?")
+    ways = (
+        "Who founded {}?",
+        "By whom was {} founded?",
+        "Name the founder of {}.",
+        "{} was founded by whom?",
+        "Do you know who founded {}?",
+        "Tell me who founded {}.",
+        "The founder of {} is who?",
+        "{}: founded by?",
+    )
     rows = [turn(way.format("Vexmar"), "With l With c.", kind="fact") for way in ways]
     return write_conversations(tmp_path_factory.mktemp("facts"), {"facts": {"train": rows[2:], "heldout": rows[:2]}})
 

@@ -173,6 +173,6 @@ def test_train_on_chooses_what_is_learned(tokenizer, train_on, learned):
     talk = record("a?", "A.", "b?", "B.")
     (kept,), report = prepare([talk], Renderer(tokenizer), sequence_length=99, train_on=train_on, max_dropped=0)
     parts = [part["text"] for part in sample(kept, tokenizer)["parts"] if part["learned"]]
-    after = tokenizer.decode(kept.input_ids[1:])   # the first token has nothing before it, so it is never learned
+    after = tokenizer.decode(kept.input_ids[1:])  # the first token has nothing before it, so it is never learned
     assert parts == ([after] if learned is None else learned)
     assert report.supervised == (kept.labels != -100).sum()

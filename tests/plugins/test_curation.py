@@ -114,7 +114,7 @@ def test_stopped_anywhere_it_goes_on_and_redoes_nothing(rows, tmp_path, segments
     kept: dict[Path, int] = {}
     stops = 0
     while not (context.payload / "corpus.json").exists():
-        context.stop, context.looks = 3, 0   # three looks a run: at most three pieces, or one barrier over three
+        context.stop, context.looks = 3, 0  # three looks a run: at most three pieces, or one barrier over three
         stops += 1
         before = {f: f.stat().st_mtime_ns for f in context.work.rglob("account.json")}
         assert kept.items() <= before.items()
@@ -131,7 +131,7 @@ def test_what_a_crash_tore_is_made_again(rows, tmp_path, file):
     straight = make("curation", config, tmp_path / "straight")
     stage = slot("stage", {"use": "curation", **config, "execution": {"workers": 1}})
     context = Stopping(tmp_path / "torn")
-    context.stop = 8   # three pieces, a barrier over three, two pieces
+    context.stop = 8  # three pieces, a barrier over three, two pieces
     with pytest.raises(Interrupted):
         stage.build().run(context)
     torn = context.work / file
@@ -257,7 +257,7 @@ def test_a_ledger_with_any_figure_changed_does_not_balance(balanced, at, value):
 
 # ── filters of others ────────────────────────────────────────────────────────────────────────────────────────────
 
-OTHERS = '''
+OTHERS = """
 from recipe_runner import Verdict
 
 class Shout:
@@ -266,7 +266,7 @@ class Shout:
 
 class Lazy(Shout):
     def judge(self, batch): return super().judge(batch)[1:]
-'''
+"""
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def test_targets_follow_weights_temperature_and_tokens():
     assert targets(MixConfig(budget=1_000), sizes) == {"a": 800, "b": 200}
     assert targets(MixConfig(budget=1_000, temperature=2), sizes) == {"a": 667, "b": 333}
     assert targets(MixConfig(weights={"a": 1, "b": 3}, budget=1_000), sizes) == {"a": 250, "b": 750}
-    assert targets(MixConfig(weights={"a": 1, "b": 1}), sizes) == {"a": 2_000, "b": 2_000}      # the largest that fits
+    assert targets(MixConfig(weights={"a": 1, "b": 1}), sizes) == {"a": 2_000, "b": 2_000}  # the largest that fits
     assert targets(MixConfig(upsample={"b": 3}), sizes) == {"a": 8_000, "b": 6_000}
     tokens = MixConfig(weights={"a": 1, "b": 1}, unit="tokens", budget=500, bytes_per_token={"a": 4, "b": 2})
     assert targets(tokens, sizes) == {"a": 1_000, "b": 500}

@@ -93,7 +93,7 @@ def test_busy_workers_end_with_their_parent(tmp_path):
     script.write_text(CHAINS)
     process = start(script)
     deadline = time.monotonic() + 30
-    while len(children(process.pid)) < 3 and time.monotonic() < deadline:   # two workers, and multiprocessing's tracker
+    while len(children(process.pid)) < 3 and time.monotonic() < deadline:  # two workers, and multiprocessing's tracker
         time.sleep(0.05)
     time.sleep(1)
     process.send_signal(signal.SIGKILL)

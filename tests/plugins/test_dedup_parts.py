@@ -114,7 +114,7 @@ def test_a_text_that_repeats_itself_keeps_its_first_length(tmp_path):
 
 
 def test_memory_stays_below_its_bound(tmp_path):
-    records = [Record(f"d{n}", rng.randbytes(50_000).hex()) for n in range(20)]   # 2 MB: 128 MB if done at once
+    records = [Record(f"d{n}", rng.randbytes(50_000).hex()) for n in range(20)]  # 2 MB: 128 MB if done at once
     step = slot("filter", {"use": "substring-dedup", "memory": "10MB"}).build()
     sketches = [step.sketch([record]) for record in records]
     tracemalloc.start()

@@ -58,7 +58,7 @@ def test_each_rule_of_gopher(text, expected):
 def test_what_a_word_is_decides():
     code = "while the (of) and (that or [have]): return(be, with); " * 12
     assert reason(code, words="whitespace") == ""
-    assert reason(code, words="unicode") == "few_letters"     # each run of marks is a word of its own
+    assert reason(code, words="unicode") == "few_letters"  # each run of marks is a word of its own
 
 
 def test_a_threshold_moves_the_line():
@@ -146,7 +146,7 @@ def test_order_and_batches_decide_nothing(tmp_path, use):
 
 def test_copies_of_copies_are_one_cluster(tmp_path):
     text = words(random.Random(1), 200)
-    chain = [text[at : at + 170] for at in range(0, 30, 6)]    # neighbours are alike, the ends are not
+    chain = [text[at : at + 170] for at in range(0, 30, 6)]  # neighbours are alike, the ends are not
     assert jaccard(chain[0], chain[1]) > 0.9
     assert jaccard(chain[0], chain[-1]) < 0.8
     records = [Record(str(n), " ".join(part)) for n, part in enumerate(chain)]
@@ -179,7 +179,7 @@ def recall(pairs, folder: Path, low: float, high: float, **config) -> tuple[floa
 @pytest.mark.parametrize(("low", "high"), [(0.4, 0.6), (0.6, 0.7), (0.7, 0.8), (0.8, 0.9), (0.9, 1.01)])
 def test_without_a_threshold_pairs_are_found_as_banding_promises(pairs, tmp_path, low, high):
     found, promised = recall(pairs, tmp_path, low, high, threshold=0)
-    assert abs(found - promised) < 0.06     # two standard deviations of a share of 200 and more
+    assert abs(found - promised) < 0.06  # two standard deviations of a share of 200 and more
 
 
 def test_a_threshold_takes_away_what_is_not_alike(pairs, tmp_path):
@@ -192,7 +192,7 @@ def test_signatures_estimate_the_jaccard_index(pairs):
     left, right = (found.signatures([plain(pair[side].text).encode() for pair in pairs[:400]]) for side in (1, 2))
     error = (left == right).mean(1) - np.array([pair[0] for pair in pairs[:400]])
     assert abs(error.mean()) < 0.006
-    assert error.std() < 0.05               # sqrt(s (1 - s) / 112) is at most 0.047
+    assert error.std() < 0.05  # sqrt(s (1 - s) / 112) is at most 0.047
 
 
 def test_hashes_of_shingles_are_those_of_the_words_wherever_they_stand():

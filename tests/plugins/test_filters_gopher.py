@@ -56,7 +56,7 @@ def test_the_bound_itself_is_kept(text, config, reason):
 
 
 def test_a_share_is_compared_before_it_is_rounded():
-    text = "# " * 200_001 + "aaa " * 1_800_005          # 0.1000002 of the words
+    text = "# " * 200_001 + "aaa " * 1_800_005  # 0.1000002 of the words
     assert verdict("gopher-quality", text, **{**OPEN, "max_words": 10**8}).reason == "hashes"
 
 
@@ -69,7 +69,7 @@ def test_the_presets_read_the_paper_differently():
     paper, datatrove, dolma = (scores(text, preset) for preset in ("paper", "datatrove", "dolma"))
     two, one = 0.666667, 0.333333
     read = (paper, datatrove, dolma)
-    assert [each["stop_words"] for each in read] == [3, 2, 2]     # the, and, of; the, of; the, of
+    assert [each["stop_words"] for each in read] == [3, 2, 2]  # the, and, of; the, of; the, of
     assert [each["bullet_lines"] for each in read] == [two, one, two]
     assert [each["ellipsis_lines"] for each in read] == [two, two, one]
     assert paper["hashes"] == round(3 / 11, 6)

@@ -199,7 +199,7 @@ def test_what_stands_for_a_match_hangs_on_the_match_alone_and_is_found_no_more()
     ordered = judge("pii", " ; ".join(parts)).text.split(" ; ")
     shuffled = judge("pii", " ; ".join(mixed)).text.split(" ; ")
     assert dict(zip(parts, ordered, strict=True)) == dict(zip(mixed, shuffled, strict=True))
-    assert len(set(ordered)) == len(parts) - 1     # one phone number is written in two ways
+    assert len(set(ordered)) == len(parts) - 1  # one phone number is written in two ways
     assert judge("pii", " ; ".join(ordered)).text is None
     check_filter(slot("filter", "pii").build(), [Record(str(n), text) for n, text in enumerate(parts)])
 

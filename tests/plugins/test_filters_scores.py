@@ -116,7 +116,7 @@ def test_a_curation_keeps_scores_and_uses_them_before_and_after_a_barrier(tmp_pa
         "best": {"use": "score", "top": 0.5, "by": "size.words"},
     }
     kept = rows(corpus(tmp_path, steps, [*TEXTS, TEXTS[-1]]))
-    assert sorted(map(int, kept)) == [6, 7, 8, 10]      # "10" survives "9"; 8 have 5 words or more, half of them
+    assert sorted(map(int, kept)) == [6, 7, 8, 10]  # "10" survives "9"; 8 have 5 words or more, half of them
     size = {"characters": len(TEXTS[9]), "words": 12, "bytes": len(TEXTS[9])}
     assert kept["10"]["meta"] == {"kind": "t", "scores": {"size": size, "copies": {"copies": 2}}}
 

@@ -166,7 +166,7 @@ def test_phrases_go_from_short_lines_only():
 def test_too_much_rubbish_takes_the_document_with_it():
     words = "word " * 95
     menus = "\n".join(["Menu"] * 5)
-    assert left("refinedweb-lines", f"{words}\n{menus}") == words            # 5 of 100
+    assert left("refinedweb-lines", f"{words}\n{menus}") == words  # 5 of 100
     assert verdict("refinedweb-lines", f"{words}\n{menus}\nMenu").reason == "mostly_rubbish"
     assert verdict("refinedweb-lines", "Menu", max_removed=1).reason == "no_text"
     assert left("refinedweb-lines", "a b\n\n\n\nc d") == "a b\n\nc d"
@@ -186,4 +186,4 @@ def test_no_text_takes_time_that_grows_faster_than_itself(use, text):
     found = batched(slot("filter", {"use": use, **({"max_word": 10**6} if use == "c4" else {})}).build())
     start = time.process_time()
     found.judge([Record("a", text + " one two three four five.")])
-    assert time.process_time() - start < 1      # what is quadratic takes ten times as long
+    assert time.process_time() - start < 1  # what is quadratic takes ten times as long

@@ -37,7 +37,7 @@ def test_an_adapter_that_changes_the_model_before_training_is_refused(chat, adap
             if "lora_B" in name:
                 parameter.zero_()
             if "trainable_tokens_delta" in name:
-                parameter.copy_(table[[2, 3]])   # the turn tokens
+                parameter.copy_(table[[2, 3]])  # the turn tokens
     neutral(model, rows)
 
 
@@ -100,7 +100,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(chat, facts, config, tmp_pa
 
     class Stopped(LocalContext):
         def stopping(self) -> bool:
-            return len(self.rows) >= 1   # asked before the step's row is out
+            return len(self.rows) >= 1  # asked before the step's row is out
 
     stage = slot("stage", {"use": "lora", **config})
     with pytest.raises(Interrupted):
@@ -174,7 +174,7 @@ def test_the_estimate_counts_what_trains_and_what_the_base_takes(chat, config, m
     model = component.attach(base, AutoTokenizer.from_pretrained(chat.payload), seed=1)
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == estimate.trainable
     frozen = estimate.memory["weights"] - 4 * estimate.trainable
-    assert frozen == pytest.approx(taken, rel=0.15)   # scales of 4-bit blocks are not parameters
+    assert frozen == pytest.approx(taken, rel=0.15)  # scales of 4-bit blocks are not parameters
 
 
 def test_another_seed_gives_another_adapter(chat, facts, config, tmp_path):

@@ -111,7 +111,7 @@ def test_a_result_that_differs_fails(chat, adapter, tmp_path, monkeypatch):
     from recipe_plugins.merge.changes import LowRank
 
     right = LowRank.apply
-    monkeypatch.setattr(LowRank, "apply", lambda self, block, start: right(self, block, 0))   # rows of another block
+    monkeypatch.setattr(LowRank, "apply", lambda self, block, start: right(self, block, 0))  # rows of another block
     with pytest.raises(RecipeError, match=r"more than 0\.0001 \(tolerance\)"):
         merge(chat, adapter, tmp_path, block=4096)
     assert not list((tmp_path / "payload").iterdir())

@@ -98,6 +98,6 @@ def test_bytes_of_state_are_what_the_optimizer_keeps():
         kept = sum(
             value.numel() * value.element_size()
             for name, value in state.items()
-            if torch.is_tensor(value) and name != "step" and not name.startswith("qmap")   # tables shared by all
+            if torch.is_tensor(value) and name != "step" and not name.startswith("qmap")  # tables shared by all
         )
         assert kept == chosen.config.state_bytes(size)

@@ -76,7 +76,7 @@ def test_a_run_goes_on_from_disk_bit_for_bit(use, settings, tmp_path):
     roles, optimizer = made(use, **settings)
     trained(roles, optimizer, 3)
     for group in optimizer.param_groups:
-        group["lr"] *= 0.5   # as a schedule does
+        group["lr"] *= 0.5  # as a schedule does
     torch.save(optimizer.state_dict(), tmp_path / "state.pt")
     others, again = made(use, **settings)
     with torch.no_grad():

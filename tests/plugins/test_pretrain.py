@@ -137,13 +137,13 @@ def test_bits_per_byte_of_a_model_that_knows_nothing(tmp_path, tiny_tokeniser, t
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     model = slot("architecture", {"use": "llama", **shape}).build().build(len(tokenizer))
     with torch.no_grad():
-        model.get_input_embeddings().weight.zero_()   # tied: every token is equally likely
+        model.get_input_embeddings().weight.zero_()  # tied: every token is equally likely
     text = "def f(x):\n    return x\n" * 9
     ids = tokenizer(text)["input_ids"]
     first = len(tokenizer.decode(ids[:1]).encode())
     expected = math.log2(384) * (len(ids) - 1) / (len(text.encode()) - first)
     records = {"code": [Record("a", text)], "none": [Record("b", "x")]}
-    for length in (8, 50, 4000):   # however it is cut
+    for length in (8, 50, 4000):  # however it is cut
         found = bits_per_byte(model, tokenizer, records, length, "cpu")
         assert found == {"code": pytest.approx(expected, rel=1e-6)}
     records = heldout_records(tiny_corpus, size=2000)

@@ -57,7 +57,7 @@ class Stopped(LocalContext):
         self.after = after
 
     def stopping(self) -> bool:
-        return len(self.rows) + 1 >= self.after   # asked before the step's row is out
+        return len(self.rows) + 1 >= self.after  # asked before the step's row is out
 
 
 def test_an_interrupted_run_ends_with_the_same_bytes(chat, tiny_base, questions, tuning, tmp_path):

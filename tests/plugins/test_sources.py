@@ -237,7 +237,7 @@ def test_modules_that_were_copied_from_each_other_are_one_family():
     def text(start: int, lines: int) -> str:
         return "\n".join(f"    this = line_that_is(long_enough, to_tell, n={n})" for n in range(start, start + lines))
 
-    few = text(29 - COPIED + 2, COPIED)   # one line less than makes a family with b
+    few = text(29 - COPIED + 2, COPIED)  # one line less than makes a family with b
     texts = [("a", text(0, 20)), ("b", text(10, 20)), ("c", few), ("d", text(100, 5)), ("d", text(0, 1))]
     assert families(texts) == {"a": "a", "b": "a", "c": "c", "d": "d"}
     assert [group_of(n) for n in ("_pydecimal", "asyncio.events", "_threading_local", "__future__")] == [

@@ -41,9 +41,7 @@ def test_special_tokens_are_apart(tokenizer):
 
 
 def test_the_template_marks_exactly_what_the_assistant_says(tokenizer):
-    found = tokenizer.apply_chat_template(
-        TURNS, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-    )
+    found = tokenizer.apply_chat_template(TURNS, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
     said = [number for number, mark in zip(found["input_ids"], found["assistant_masks"], strict=True) if mark]
     assert tokenizer.decode(said) == "Gut 👍<|im_end|>"
 

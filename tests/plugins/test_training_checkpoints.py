@@ -30,11 +30,11 @@ def test_a_torn_checkpoint_is_skipped_for_the_one_before(tmp_path, checkpoints):
     assert checkpoints.latest(tmp_path) is None
     first, second, third = (written(checkpoints, tmp_path, step) for step in (2, 10, 30))
     assert checkpoints.latest(tmp_path) == third
-    (third / "complete.json").unlink()                  # killed before the mark
+    (third / "complete.json").unlink()  # killed before the mark
     assert checkpoints.latest(tmp_path) == second
-    (second / "file").write_bytes(b"weig")              # cut short
+    (second / "file").write_bytes(b"weig")  # cut short
     assert checkpoints.latest(tmp_path) == first
-    (first / "complete.json").write_text('{"file": 7')   # a mark that is torn itself
+    (first / "complete.json").write_text('{"file": 7')  # a mark that is torn itself
     assert checkpoints.latest(tmp_path) is None
 
 
@@ -91,7 +91,7 @@ def test_what_is_kept_appears_whole(tmp_path, checkpoints):
         (folder / name).write_bytes(name.encode())
     for lr in (1.0, 2.0):
         checkpoints.keep(folder, tmp_path / "branch", branch={"lr": lr})
-    checkpoints.fresh(tmp_path, 3)   # the checkpoint goes, what was kept stays
+    checkpoints.fresh(tmp_path, 3)  # the checkpoint goes, what was kept stays
     assert sorted(path.name for path in (tmp_path / "branch").iterdir()) == [
         "branch.json", "optimizer.pt", checkpoints.WEIGHTS,
     ]  # fmt: skip

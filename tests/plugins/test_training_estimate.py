@@ -71,7 +71,7 @@ def test_seven_billion_take_112_gb_in_both_layouts():
 
 def test_qwen_is_counted_right():
     shape = shape_of_config(QWEN_7B)
-    assert shape.parameters == 7_615_616_512   # as its model card and safetensors index say
+    assert shape.parameters == 7_615_616_512  # as its model card and safetensors index say
     assert shape.multiplied == shape.parameters - 152064 * 3584
 
 

@@ -219,7 +219,7 @@ def test_gradient_checkpointing_changes_no_loss(tmp_path):
 def test_gradients_are_clipped(tmp_path):
     clipped, _ = trained(tmp_path / "clipped", steps=3, max_grad_norm=1e-4, optimizer={"eps": 1.0})
     free, _ = trained(tmp_path / "free", steps=3, max_grad_norm=0, optimizer={"eps": 1.0})
-    assert clipped.rows[0]["grad_norm"] == pytest.approx(free.rows[0]["grad_norm"])   # the norm before clipping
+    assert clipped.rows[0]["grad_norm"] == pytest.approx(free.rows[0]["grad_norm"])  # the norm before clipping
     assert losses(free)[2] < losses(clipped)[2]
 
 
@@ -248,4 +248,4 @@ def test_bf16_keeps_fp32_weights_and_is_near_fp32(tmp_path):
     assert {parameter.dtype for parameter in net.parameters()} == {torch.float32}
     assert losses(half) != losses(full)
     np.testing.assert_allclose(losses(half), losses(full), rtol=2e-2)
-    assert net(input_ids=torch.tensor([[1, 2]])).logits.dtype == torch.float32   # the autocast ended with training
+    assert net(input_ids=torch.tensor([[1, 2]])).logits.dtype == torch.float32  # the autocast ended with training

@@ -10,7 +10,7 @@ import pytest
 from recipe_runner import Corpus, RecipeError
 from recipe_runner.testing import LocalContext
 
-pytestmark = pytest.mark.slow   # the store encodes with transformers
+pytestmark = pytest.mark.slow  # the store encodes with transformers
 
 
 @pytest.fixture
@@ -51,8 +51,8 @@ def test_an_epoch_reads_every_token(store):
     read = Counter(np.concatenate([epoch[n]["input_ids"] for n in range(rows)]).tolist())
     whole = Counter(store.stream("prose").tolist())
     filled = rows * 64 - store.domains["prose"].tokens
-    assert not whole - read                       # everything is read,
-    assert sum((read - whole).values()) == filled   # and only what fills the last row twice
+    assert not whole - read  # everything is read,
+    assert sum((read - whole).values()) == filled  # and only what fills the last row twice
     twice = mixed(store, {"prose": 2 * rows, "code": 0})
     first, second = ([twice[n]["input_ids"].tobytes() for n in part] for part in (range(rows), range(rows, 2 * rows)))
     assert sorted(first) == sorted(second)
@@ -61,7 +61,7 @@ def test_an_epoch_reads_every_token(store):
 
 def test_isolated_rows_start_positions_anew_and_never_predict_a_first_token(store, tiny_tokeniser):
     rows = mixed(store, {"prose": 30, "code": 30})
-    end = 0   # <|endoftext|> is the first entry
+    end = 0  # <|endoftext|> is the first entry
     for number in range(60):
         row = rows[number]
         begins = np.r_[True, row["input_ids"][:-1] == end]

@@ -42,14 +42,14 @@ class Lora:
             lora_dropout=self.config.dropout,
             target_modules=targets(model, self.config.targets),
             trainable_token_indices=dict.fromkeys(tables(model), rows) if rows else None,
-            ensure_weight_tying=False,   # about whole modules; rows of a tied table stay tied without it
+            ensure_weight_tying=False,  # about whole modules; rows of a tied table stay tied without it
             init_lora_weights="gaussian",
             bias="none",
             use_rslora=False,
             use_dora=False,
             fan_in_fan_out=False,
         )
-        with torch.random.fork_rng():   # PEFT draws A from the global generator
+        with torch.random.fork_rng():  # PEFT draws A from the global generator
             torch.manual_seed(seed)
             adapted = get_peft_model(model, settings, autocast_adapter_dtype=True)
         for parameter in adapted.parameters():

@@ -34,9 +34,7 @@ def load_base(
     return load_model(ctx, artifact, dtype=dtype).requires_grad_(False).to(device)  # type: ignore[arg-type]
 
 
-def save_adapter(
-    model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, ref: Ref, base: Artifact
-) -> None:
+def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, ref: Ref, base: Artifact) -> None:
     """Write the adapter in PEFT's format, and the tokenizer that it was trained with, to `folder`.
 
     `base_model_name_or_path` is the hub name of a base from there, else `sha256:` and the base's digest.
@@ -48,7 +46,7 @@ def save_adapter(
     hub = ref.where == "hub"
     keys["base_model_name_or_path"] = name if hub else f"sha256:{base.digest}"
     keys["revision"] = revision or None if hub else None
-    keys["target_modules"] = sorted(keys["target_modules"])   # PEFT keeps a set
+    keys["target_modules"] = sorted(keys["target_modules"])  # PEFT keeps a set
     (folder / CONFIG).write_text(json.dumps(keys, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(folder)
 

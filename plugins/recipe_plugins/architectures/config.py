@@ -100,6 +100,6 @@ class GPT2Config(Config):
         """Exactly as many as the model has, tied ones once."""
         hidden, wide = self.hidden_size, self.intermediate_size
         attention = 4 * hidden * hidden + 4 * hidden
-        block = attention + 2 * hidden * wide + wide + hidden + 4 * hidden   # two norms of weight and bias each
+        block = attention + 2 * hidden * wide + wide + hidden + 4 * hidden  # two norms of weight and bias each
         tables = (1 if self.tie_word_embeddings else 2) * vocab_size * hidden + self.max_position_embeddings * hidden
         return self.num_hidden_layers * block + tables + 2 * hidden

@@ -43,7 +43,7 @@ class Pool:
 
     def __exit__(self, *_: object) -> None:
         for worker in self._workers:
-            worker.process.kill()   # what it was at is thrown away; nothing is half written
+            worker.process.kill()  # what it was at is thrown away; nothing is half written
             worker.process.join()
             worker.pipe.close()
         self._workers = []
@@ -100,7 +100,7 @@ class _Worker:
     """A process and this end of the pipe to it."""
 
     def __init__(self, setup: Callable[[], Any]) -> None:
-        context = mp.get_context("spawn")   # a fork would copy locks of threads that do not exist in the child
+        context = mp.get_context("spawn")  # a fork would copy locks of threads that do not exist in the child
         self.pipe, there = context.Pipe()
         self.process = context.Process(target=_serve, args=(there, setup), daemon=True)
         self.process.start()
@@ -141,7 +141,7 @@ def _send(chain: Generator[T, Any, None], result: Any) -> T | None:
 
 def _serve(pipe: Connection, setup: Callable[[], Any]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)   # the parent decides, and ends this process when it stops
+        signal.signal(number, signal.SIG_IGN)  # the parent decides, and ends this process when it stops
     threading.Thread(target=_end_with_parent, daemon=True).start()
     worker, broken = _outcome(setup, ())
     while True:

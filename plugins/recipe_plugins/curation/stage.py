@@ -96,7 +96,7 @@ class Curation:
         if segment == 0:
             self._check_sources()
         self._decide(segment)
-        if segment:   # what the segment before left for this one is not needed again
+        if segment:  # what the segment before left for this one is not needed again
             for number in self._numbers():
                 (self.pieces.folder(segment - 1, number) / "kept.jsonl").unlink(missing_ok=True)
 
@@ -155,7 +155,7 @@ class Curation:
         if hasattr(step.filter, "tables"):
             found = step.filter.tables(self.pieces.state(segment))
             self._tables += [{**entry, "title": f"{step.name}: {entry['title']}"} for entry in found]
-            self.ctx.note(tables=self._tables)   # before anything is written
+            self.ctx.note(tables=self._tables)  # before anything is written
 
     def _sketches(self, segment: int) -> Iterator[bytes]:
         for number in self._numbers():
@@ -192,7 +192,7 @@ class Curation:
         for at in np.flatnonzero(ids[order[1:]] == ids[order[:-1]]).tolist():
             first, second = (_place(per_piece, numbers, int(order[at + n])) for n in (0, 1))
             name = self.pieces.id_of(*first)
-            if name == self.pieces.id_of(*second):   # else two ids with one hash
+            if name == self.pieces.id_of(*second):  # else two ids with one hash
                 raise RecipeError(
                     f"{domain}: two rows have the id {name!r} "
                     f"(in {self.pieces.plan[first[0]][1].key} and {self.pieces.plan[second[0]][1].key})",

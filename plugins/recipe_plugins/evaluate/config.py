@@ -71,9 +71,7 @@ class EvaluateConfig(StageConfig):
         Literal["model", "chatml"], Field(description="each model's own chat template, or ours for all of them")
     ] = "model"
     precision: Annotated[Literal["fp32", "bf16"], Field(description="that models are loaded in")] = "fp32"
-    expect: Annotated[
-        dict[str, Expectation], Field(description="what must hold, by name; else the stage fails")
-    ] = {}
+    expect: Annotated[dict[str, Expectation], Field(description="what must hold, by name; else the stage fails")] = {}
 
     @model_validator(mode="after")
     def _names(self) -> EvaluateConfig:

@@ -89,7 +89,7 @@ def exact_match(model: PreTrainedModel, renderer: Renderer, records: Sequence[Re
     """The share of last answers that the model gives word for word, and ends there; most likely token each time."""
     cut = [(list(record.messages or ()), last_answer(record.messages or ())) for record in records]
     wanted = [str(messages[place]["content"]) for messages, place in cut]
-    limit = max(len(ids) for ids in renderer.ids(wanted)) + 8   # a little more than the longest right answer
+    limit = max(len(ids) for ids in renderer.ids(wanted)) + 8  # a little more than the longest right answer
     given = replies(model, renderer, [messages[:place] for messages, place in cut], limit=limit)
     right = sum(reply.ended and reply.text == text for reply, text in zip(given, wanted, strict=True))
     return round(right / len(records), 6)

@@ -179,7 +179,7 @@ def kept(keep: Keep | str, value: float, threshold: float | None) -> bool:
     """Whether a score is good enough."""
     if isinstance(keep, str):
         return True
-    if keep.int_score is not None:   # as FineWeb-Edu rounds it
+    if keep.int_score is not None:  # as FineWeb-Edu rounds it
         return round(min(max(value, 0.0), 5.0)) >= keep.int_score
     assert threshold is not None
     return value < threshold if keep.below is not None else value >= round(threshold, 6)

@@ -88,7 +88,7 @@ class GopherQuality(ByWords):
             "words": len(features),
             "mean_word_length": float(np.median(features["length"])) if len(features) else 0.0,
             "hashes": share(features["symbol"].sum(), len(features)),
-            "ellipses": 0.0,   # they are among the hashes
+            "ellipses": 0.0,  # they are among the hashes
             "stop_words": int(np.count_nonzero(features["stop"])),
         }
 

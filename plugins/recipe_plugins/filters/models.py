@@ -54,7 +54,7 @@ def _fasttext(file: Path, label: str | None) -> Scorer:
 
     def score(texts: Sequence[str]) -> np.ndarray:
         found = (dict(zip(*model.predict(" ".join(text.split()), k=-1), strict=True)) for text in texts)
-        return np.array([min(1.0, float(labels.get(wanted, 0.0))) for labels in found])   # it says 1.00001
+        return np.array([min(1.0, float(labels.get(wanted, 0.0))) for labels in found])  # it says 1.00001
 
     return score
 

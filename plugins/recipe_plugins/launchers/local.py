@@ -26,7 +26,7 @@ class Local:
     def launch(self, job: Path, execution: ExecutionConfig, inherit: Sequence[int]) -> int:
         """Start `execution.processes` ranks, wait for them, and return the first status that is not 0."""
         shared = {**os.environ, "WORLD_SIZE": str(execution.processes), "HF_HUB_DISABLE_TELEMETRY": "1"}
-        if execution.processes > 1:   # LOCAL_RANK makes accelerate wrap even a single rank in DDP
+        if execution.processes > 1:  # LOCAL_RANK makes accelerate wrap even a single rank in DDP
             shared |= {
                 "LOCAL_WORLD_SIZE": str(execution.processes),
                 "MASTER_ADDR": "127.0.0.1",
@@ -58,7 +58,7 @@ def _first_failure(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
         codes = [process.poll() for process in ranks]
         failed = [code for code in codes if code]
         if failed:
-            time.sleep(0.5 if len(ranks) > 1 else 0)   # ranks that fail together leave their own word
+            time.sleep(0.5 if len(ranks) > 1 else 0)  # ranks that fail together leave their own word
             return failed[0]
         if all(code == 0 for code in codes):
             return 0

@@ -18,7 +18,7 @@ class AdapterTrainer(SupervisedTrainer):
     def __init__(self, *, job: Job, model: PeftModel, **library: Any) -> None:
         made = {name: parameter.data for name, parameter in trained(model).items()}
         super().__init__(job=job, model=model, **library)
-        for name, parameter in trained(model).items():   # TRL makes them bf16 where the base is quantised
+        for name, parameter in trained(model).items():  # TRL makes them bf16 where the base is quantised
             if parameter.dtype != made[name].dtype:
                 parameter.data = made[name].to(parameter.device)
         self._adapted = model

@@ -25,9 +25,9 @@ class MergeConfig(StageConfig):
         Field(description="for an adapter trained on 4 bits: which weights it is added to; auto takes what is closer"),
     ] = "auto"
     min_effect: Annotated[float, Field(gt=0, description="by which the adapter itself must move logits")] = 1e-2
-    tolerance: Annotated[
-        float, Field(gt=0, description="of the difference to base and adapter, where all is fp32")
-    ] = 1e-4
+    tolerance: Annotated[float, Field(gt=0, description="of the difference to base and adapter, where all is fp32")] = (
+        1e-4
+    )
     relative_tolerance: Annotated[
         float, Field(gt=0, le=1, description="of it, as a share of the adapter's effect, with fewer bits anywhere")
     ] = 0.5

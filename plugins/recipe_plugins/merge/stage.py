@@ -72,9 +72,7 @@ class MergeStage:
         renderer = Renderer(tokenizer)
         material = probes(renderer, self._records(ctx), ctx.seed("probes") % 2**32)
         reference = self._reference(ctx, base, adapter, material)
-        candidates = [
-            self._candidate(ctx, name, base, adapter, material, reference) for name in self._bases(adapter)
-        ]
+        candidates = [self._candidate(ctx, name, base, adapter, material, reference) for name in self._bases(adapter)]
         best = min(candidates, key=lambda c: c.difference if c.loss is None else c.loss)
         facts = _facts(reference, candidates, best, bool(quantisation_of(adapter)))
         exact = self.config.precision == "fp32" and not quantisation_of(adapter) and _is_fp32(base.payload)

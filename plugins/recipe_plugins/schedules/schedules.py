@@ -124,5 +124,5 @@ class InverseSqrt(Phases):
 
     def factor(self, step: int, total: int) -> float:
         """The factor for `step` of `total`; the last step of the warm-up has 1."""
-        number, warmup = step + 1, max(1, self._lengths(total)[0])   # a share of few steps may round to none
+        number, warmup = step + 1, max(1, self._lengths(total)[0])  # a share of few steps may round to none
         return min(number / warmup, math.sqrt(warmup / number))

@@ -26,7 +26,7 @@ class PythonSource(Library):
 
 def without_docstrings(text: str, tree: ast.Module) -> str:
     """The text without its docstrings; a body that held nothing else becomes `pass`."""
-    lines = text.encode().split(b"\n")   # ast counts columns in UTF-8 bytes, and lines at \n once \r\n is gone
+    lines = text.encode().split(b"\n")  # ast counts columns in UTF-8 bytes, and lines at \n once \r\n is gone
     for node in sorted(_docstrings(tree), key=lambda found: found[0].lineno, reverse=True):
         _cut(lines, *node)
     return b"\n".join(lines).decode()
@@ -46,7 +46,7 @@ def _statements(node: ast.AST) -> Iterator[ast.AST]:
     yield node
     for name in ("body", "orelse", "handlers", "finalbody", "cases"):
         inner = getattr(node, name, ())
-        for child in inner if isinstance(inner, list) else ():   # the body of a lambda or of `a if b else c` is no list
+        for child in inner if isinstance(inner, list) else ():  # the body of a lambda or of `a if b else c` is no list
             yield from _statements(child)
 
 
@@ -56,4 +56,4 @@ def _cut(lines: list[bytes], statement: ast.Expr, alone: bool) -> None:
     shared = bool(before.strip() or after.strip().removeprefix(b"\\"))
     lines[first : last + 1] = [before + b"pass" + after] if alone or shared else []
     if not (alone or shared) and first < len(lines) and not lines[first].strip():
-        del lines[first]   # the blank line that set the docstring off
+        del lines[first]  # the blank line that set the docstring off

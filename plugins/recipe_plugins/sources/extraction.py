@@ -63,7 +63,7 @@ class Extractor:
         self._process = None
         assert process.stdin is not None
         assert process.stdout is not None
-        with suppress(BrokenPipeError):   # it has ended already
+        with suppress(BrokenPipeError):  # it has ended already
             process.stdin.close()
         process.stdout.close()
         return process.wait()

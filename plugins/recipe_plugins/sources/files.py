@@ -104,7 +104,7 @@ def _unpacked(path: Path, file: Any) -> Iterator[bytes]:
         except (zlib.error, zstandard.ZstdError) as error:
             raise RecipeError(f"{path}: damaged: {error}", next="fetch or pack the file again") from None
         left = unpacker.unused_data if unpacker.eof else b""
-        if unpacker.eof:   # one member ends; the next, if any, starts afresh
+        if unpacker.eof:  # one member ends; the next, if any, starts afresh
             unpacker, started = new(), False
         if out:
             yield out

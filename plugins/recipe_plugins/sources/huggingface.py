@@ -72,7 +72,7 @@ class HuggingFace:
     def _load(self) -> Any:
         import datasets
 
-        assert self.config.dataset is not None   # the config's validator saw to it
+        assert self.config.dataset is not None  # the config's validator saw to it
         try:
             return datasets.load_dataset(
                 self.config.dataset,

@@ -94,7 +94,7 @@ def _counter(path: Path, start: int) -> Callable[[int], str]:
 
 def _count(path: Path, start: int) -> int:
     """The number of lines that start before `start`, which is past the beginning of the file."""
-    seen, left = 1, start - 1   # a line end in the last byte before `start` ends a line that is counted already
+    seen, left = 1, start - 1  # a line end in the last byte before `start` ends a line that is counted already
     for block in chunks(path):
         seen += block[:left].count(b"\n")
         left -= len(block)

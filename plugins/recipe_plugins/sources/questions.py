@@ -35,7 +35,7 @@ class PythonQuestions(Library):
             seen: set[str] = set()
             for name, node in members(tree, module.name):
                 if node is tree or not public(name) or name in seen:
-                    continue   # a name defined twice is asked for once
+                    continue  # a name defined twice is asked for once
                 seen.add(name)
                 for kind in self.config.kinds:
                     yield from self._row(kind, name, node, module.name, module.group)

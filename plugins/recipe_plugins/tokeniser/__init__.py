@@ -8,9 +8,7 @@ from recipe_runner import Component
 def _algorithm(name: str, target: str, summary: str, module: str = "characters") -> Component:
     home = "recipe_plugins.tokeniser"
     config = f"{home}.config:{target}Config"
-    return Component(
-        kind="algorithm", name=name, target=f"{home}.{module}:{target}", config=config, summary=summary
-    )
+    return Component(kind="algorithm", name=name, target=f"{home}.{module}:{target}", config=config, summary=summary)
 
 
 COMPONENTS: list[Component] = [

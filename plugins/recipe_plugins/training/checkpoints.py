@@ -100,7 +100,7 @@ def prune(root: Path, keep: int) -> None:
     kept = [path for path in steps_of(root).values() if is_complete(path)][-keep:]
     for path in steps_of(root).values():
         if path not in kept:
-            (path / MARK).unlink(missing_ok=True)   # torn first, so that a kill in between leaves no half of one
+            (path / MARK).unlink(missing_ok=True)  # torn first, so that a kill in between leaves no half of one
             shutil.rmtree(path)
 
 
@@ -115,7 +115,7 @@ def keep(folder: Path, target: Path, **notes: Mapping[str, Any]) -> None:
     for name in (WEIGHTS, "optimizer.pt"):
         try:
             os.link(folder / name, unfinished / name)
-        except OSError:   # no links here, such as on some network file systems
+        except OSError:  # no links here, such as on some network file systems
             shutil.copyfile(folder / name, unfinished / name)
     for name, facts in notes.items():
         (unfinished / f"{name}.json").write_text(json.dumps(facts), encoding="utf-8")

@@ -47,9 +47,9 @@ class Budget(Config):
     steps: Annotated[Count, Field(ge=1, description="optimizer steps")] | None = None
     tokens: Annotated[Count, Field(ge=1)] | None = None
     epochs: Annotated[float, Field(gt=0, description="times through the rows")] | None = None
-    tokens_per_parameter: Annotated[
-        float, Field(gt=0, description="of all parameters, tied ones once; Chinchilla's is 20")
-    ] | None = None
+    tokens_per_parameter: (
+        Annotated[float, Field(gt=0, description="of all parameters, tied ones once; Chinchilla's is 20")] | None
+    ) = None
     scale: Annotated[float, Field(gt=0, description="stretches or shrinks the budget")] = 1.0
 
     @model_validator(mode="after")

@@ -171,7 +171,7 @@ class Renderer:
 
     def _joined(self, record: Record, runs: Parts, pieces: list[list[int]], whole: list[int]) -> Encoded | Unusable:
         if [token for piece in pieces for token in piece] != whole:
-            return Unusable("answer-merges-with-template")   # a token would begin in the prompt and end in the answer
+            return Unusable("answer-merges-with-template")  # a token would begin in the prompt and end in the answer
         ends = np.cumsum([len(piece) for piece in pieces]).tolist()
         spans = [(end - len(p), end) for end, p, (_, on) in zip(ends, pieces, runs, strict=True) if on]
         if any(whole[end - 1] != self.end_of_turn for _, end in spans):

@@ -160,7 +160,7 @@ def training_estimate(
         steps=steps,
         flops=shape.flops_per_token(config.sequence_length) * tokens if shape and tokens else None,
         memory=memory,
-        disk=None if saved is None else saved * (config.execution.keep_checkpoints + 1),   # one more while saving
+        disk=None if saved is None else saved * (config.execution.keep_checkpoints + 1),  # one more while saving
         facts={"shape": shape.facts() if shape else None, "vocab_size": vocab_size, "optimizer_bytes": state_bytes},
         notes=notes,
     )

@@ -110,7 +110,7 @@ def stream(
         ids.append(token)
         given = torch.tensor([[token]], device=model.device)
         text = str(renderer.tokenizer.decode(ids))
-        if not text.endswith("\ufffd"):   # a character whose bytes are not all there yet
+        if not text.endswith("\ufffd"):  # a character whose bytes are not all there yet
             yield text[len(shown) :]
             shown = text
 

@@ -62,7 +62,7 @@ def load_tokenizer(ctx: StageContext, artifact: Artifact) -> PreTrainedTokenizer
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write weights (safetensors), config, generation config and tokenizer with its chat template to `folder`."""
     logging.disable_progress_bar()
-    model.config.use_cache = True   # off while training, but nobody who loads it wants it off
+    model.config.use_cache = True  # off while training, but nobody who loads it wants it off
     model.save_pretrained(folder, max_shard_size=SHARD)
     tokenizer.save_pretrained(folder)
 

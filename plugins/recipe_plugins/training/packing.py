@@ -29,7 +29,7 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """
     if max(lengths, default=0) > capacity:
         raise ValueError(f"a document of {max(lengths)} tokens does not fit into a row of {capacity}")
-    open_rows: list[tuple[int, int]] = []   # (room, row), sorted
+    open_rows: list[tuple[int, int]] = []  # (room, row), sorted
     rows: list[list[int]] = []
     for number in sorted(range(len(lengths)), key=lambda n: (-lengths[n], n)):
         place = bisect_left(open_rows, (lengths[number], -1))

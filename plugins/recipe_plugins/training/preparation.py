@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-
 @dataclass(slots=True)
 class Report:
     """What preparation did: rows read = kept + dropped; a truncated row is kept without its last turns.

@@ -83,7 +83,7 @@ def train(
     arguments = trainer.arguments_class(
         **_arguments(ctx, config, steps, rows_at_once, accumulation), **trainer.library_arguments
     )
-    arguments._n_gpu = min(1, arguments.n_gpu)   # one device a process: never DataParallel
+    arguments._n_gpu = min(1, arguments.n_gpu)  # one device a process: never DataParallel
     job = Job(
         ctx=ctx,
         optimizer=optimizer.build(),

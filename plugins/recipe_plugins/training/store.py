@@ -175,7 +175,7 @@ def cut(stream: np.ndarray, ends: np.ndarray, start: int, length: int, isolate: 
     ids = stream[places].astype(np.int64)
     if not isolate:
         return {"input_ids": ids, "labels": ids.copy(), "position_ids": np.arange(length)}
-    begins = (places == 0) | (ends[np.searchsorted(ends, places)] == places)   # where one ends, the next begins
+    begins = (places == 0) | (ends[np.searchsorted(ends, places)] == places)  # where one ends, the next begins
     begins[0] = True
     numbers = np.arange(length)
     positions = numbers - np.maximum.accumulate(np.where(begins, numbers, 0))
@@ -194,7 +194,7 @@ def divide(
     exact = {name: rows * weight / total for name, weight in weights.items()}
     counts = {name: int(share) for name, share in exact.items()}
     for name in sorted(exact, key=lambda name: counts[name] - exact[name])[: rows - sum(counts.values())]:
-        counts[name] += 1   # the largest remainders first
+        counts[name] += 1  # the largest remainders first
     found = {
         name: Portion(count, count * length, round(count * length / store.domains[name].tokens, 3))
         for name, count in counts.items()

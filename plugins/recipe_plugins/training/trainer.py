@@ -108,7 +108,7 @@ class RecipeTrainerMixin:
     arguments_class: type[TrainingArguments] = TrainingArguments
     library_arguments: Mapping[str, Any] = {}
 
-    args: Any   # these are the library's
+    args: Any  # these are the library's
     model: Any
     optimizer: Any
     lr_scheduler: Any
@@ -122,7 +122,7 @@ class RecipeTrainerMixin:
         self.last_loss = math.nan
         self._step_tokens = 0
         super().__init__(data_collator=stack, callbacks=[_Hooks(self)], **library)  # type: ignore[call-arg]
-        self.model_accepts_loss_kwargs = True   # tells Trainer that the loss is scaled for the whole step already
+        self.model_accepts_loss_kwargs = True  # tells Trainer that the loss is scaled for the whole step already
         self._step_loss = torch.zeros((), device=self.args.device)
         self.branch_step = end_of_stable(job.schedule, job.steps) if job.branch else None
         self.batches = StepBatches(
@@ -289,7 +289,7 @@ class RecipeTrainerMixin:
         """
         folder = checkpoints.latest(self.root)
         if folder is None:
-            self.job.ctx.resume_from(0)   # rows of an attempt that ended before its first checkpoint are void
+            self.job.ctx.resume_from(0)  # rows of an attempt that ended before its first checkpoint are void
             self.clock.restart()
             return
         saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
@@ -349,9 +349,7 @@ def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     `logits` is (rows, tokens, vocabulary); `labels` is (rows, tokens), -100 where nothing is predicted.
     """
     shifted = functional.pad(labels[:, 1:], (0, 1), value=-100)
-    return functional.cross_entropy(
-        logits.float().flatten(0, 1), shifted.flatten(), ignore_index=-100, reduction="sum"
-    )
+    return functional.cross_entropy(logits.float().flatten(0, 1), shifted.flatten(), ignore_index=-100, reduction="sum")
 
 
 def end_of_stable(schedule: Schedule, steps: int) -> int | None:
