@@ -43,7 +43,8 @@ class Killable(LocalContext):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def resume_from(self, step):
-        rows = [line for line in self.file.read_text().splitlines() if json.loads(line)["step"] <= step]
+        text = self.file.read_text() if self.file.exists() else ""
+        rows = [line for line in text.splitlines() if json.loads(line)["step"] <= step]
         self.file.write_text("".join(row + "\n" for row in rows))
 
 

@@ -69,7 +69,8 @@ def test_what_the_corpus_holds_out_is_trained_on_nowhere(corpora):
 
 
 def test_each_domain_keeps_most_of_its_bytes(corpora):
-    for corpus in corpora.values():
+    """Of what the steps see; the mixture of `skill` then selects under a budget, which is no loss."""
+    for corpus in (corpora["corpus"], corpora["questions"]):
         for domain, account in json.loads((corpus.path / "ledger.json").read_text())["domains"].items():
             kept = sum(counts["bytes"] for counts in account["written"].values())
             assert kept >= 0.6 * account["read"]["bytes"], domain
