@@ -44,9 +44,9 @@ def test_tiny_holds_what_it_shows(tiny):
 
 @slow
 def test_tiny_s_merged_model_is_base_plus_adapter(tiny):
-    gate = tiny.manifest("merged")["facts"]["gate"]
+    gate = tiny.manifest("merged")["facts"]["merge"]
     assert gate["difference"] <= 1e-4
-    assert gate["effect"] >= 1e-2
+    assert gate["adapter_effect"] >= 1e-2
 
 
 @slow
