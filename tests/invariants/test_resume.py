@@ -17,9 +17,6 @@ from recipe_runner.identity import folder_files
 KILLABLE = Path(__file__).with_name("killable.py")
 
 
-BF16 = pytest.mark.xfail(strict=False, reason="bf16 on CPU was seen to differ in the last bits in one run of several")
-
-
 def run(spec: dict, **kill) -> tuple[int, list[dict]]:
     """Run the stage of `spec` in a process; its exit status and metrics, without the ones that time."""
     command = [sys.executable, KILLABLE, json.dumps({**spec, "kill": kill})]
@@ -51,7 +48,7 @@ def payload(spec: dict) -> list:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=BF16)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_killed_and_resumed_equals_straight(pretrain, precision):
     straight, killed = pretrain("straight", precision=precision), pretrain("killed", precision=precision)
     assert run(straight)[0] == 0
