@@ -32,6 +32,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from recipe_plugins.training import checkpoints
 from recipe_plugins.training.groups import param_groups
 from recipe_plugins.training.order import Rows, StepBatches, stack
+from recipe_plugins.training.routing import Routing
 from recipe_runner import Optimizer, RecipeError, Schedule, StageContext
 
 UNTIMED_STEPS = 10
@@ -124,6 +125,7 @@ class RecipeTrainerMixin:
         super().__init__(data_collator=stack, callbacks=[_Hooks(self)], **library)  # type: ignore[call-arg]
         self.model_accepts_loss_kwargs = True  # tells Trainer that the loss is scaled for the whole step already
         self._step_loss = torch.zeros((), device=self.args.device)
+        self.routing = Routing.of(library["model"].config, job.batch_size)
         self.branch_step = end_of_stable(job.schedule, job.steps) if job.branch else None
         self.batches = StepBatches(
             len(job.rows),
@@ -188,9 +190,11 @@ class RecipeTrainerMixin:
     ) -> Any:
         """This micro-batch's share of the step's mean loss, times the ranks, over which gradients are averaged."""
         labels = inputs.pop("labels")
-        outputs = model(**inputs, use_cache=False)
+        outputs = model(**inputs, use_cache=False, **(self.routing.arguments if self.routing else {}))
         loss = summed_loss(outputs.logits, labels) / num_items_in_batch * self.accelerator.num_processes
         self._step_loss += loss.detach()
+        if self.routing:  # not in the loss that is told, which stays comparable
+            loss = loss + self.routing.loss(outputs.router_logits, labels) * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
     # ── telling about it ─────────────────────────────────────────────────────────────────────────────────────────
@@ -207,7 +211,12 @@ class RecipeTrainerMixin:
             raise self._diverged(step, loss, norm)
         self.last_loss = loss
         rate = self.clock.step(self._step_tokens)
-        self.job.ctx.metrics(step, loss=loss, lr=logs["learning_rate"], grad_norm=norm, tokens_per_second=rate)
+        experts = (
+            self.routing.metrics(lambda part: self.accelerator.reduce(part, reduction="sum")) if self.routing else {}
+        )
+        self.job.ctx.metrics(
+            step, loss=loss, lr=logs["learning_rate"], grad_norm=norm, tokens_per_second=rate, **experts
+        )
         self.job.ctx.progress(step, self.job.steps, "steps", f"loss {loss:.3f}")
 
     def _diverged(self, step: int, loss: float, norm: float) -> RecipeError:

@@ -1,0 +1,61 @@
+"""Mixtures of experts: what the balancing loss is, and that nothing but learned-from tokens counts in it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def routing():
+    from recipe_plugins.training.routing import Routing
+
+    return Routing.of(SimpleNamespace(num_experts_per_tok=1, router_aux_loss_coef=0.5), 4)
+
+
+def logits_for(experts: list[list[int]]):
+    """Routers, (rows · tokens, 4), that are sure of the given expert of each token of each row."""
+    import torch
+
+    return torch.nn.functional.one_hot(torch.tensor(experts).flatten(), 4).float() * 50
+
+
+def test_the_balance_is_1_where_experts_are_used_alike_and_their_number_where_one_gets_all(routing):
+    import torch
+
+    labels = torch.ones(2, 4, dtype=torch.int64)
+    loss = routing.loss([logits_for([[0, 1, 2, 3], [2, 2, 2, 2]])], labels)
+    assert float(loss) == pytest.approx(0.5 * (1 + 4) / 4)  # coefficient, two of the step's four rows
+    found = routing.metrics(lambda part: part)
+    assert found["balance"] == pytest.approx(5 / 4)
+    assert found["expert_load_max"] == pytest.approx(5 / 2)  # 5 of 8 tokens; 2 would be even
+    assert found["expert_load_min"] == pytest.approx(1 / 2)
+    assert found["experts_unused"] == 0
+
+
+def test_tokens_after_the_last_label_do_not_count(routing):
+    import torch
+
+    labels = torch.tensor([[-100, 5, -100, -100], [-100, -100, -100, -100]])
+    loss = routing.loss([logits_for([[0, 1, 1, 1], [0, 0, 0, 0]])], labels)
+    assert float(loss) == pytest.approx(0.5 * 2 / 4)  # two tokens on two of four experts; the other row has none
+    assert routing.metrics(lambda part: part)["experts_unused"] == 2
+
+
+def test_the_gradient_leads_to_even_use(routing):
+    import torch
+
+    torch.manual_seed(0)
+    logits = (torch.randn(64, 4) + torch.tensor([3.0, 0, 0, 0])).requires_grad_()
+    routing.loss([logits], torch.ones(1, 64, dtype=torch.int64)).backward()
+    assert logits.grad.sum(0)[0] > 0 > logits.grad.sum(0)[1:].max()  # away from the crowded expert
+
+
+def test_models_without_experts_or_without_the_loss_have_none():
+    from recipe_plugins.training.routing import Routing
+
+    assert Routing.of(SimpleNamespace(), 4) is None
+    assert Routing.of(SimpleNamespace(num_experts_per_tok=2, router_aux_loss_coef=0.0), 4) is None
