@@ -87,7 +87,8 @@ def test_stop_token_that_is_also_the_pad_token_is_learned(tokenizer):
         (record("Where?", "Here.<|im_end|>"), "control-token-in-content"),
         (record("Where?"), "no-answer"),
         (record("Hello.", "Where?", roles="assistant user"), "answer-before-question"),
-        (record("Where?", "Here.", roles="user tool"), "unknown-role"),
+        (record("Where?", "Here.", roles="user tool"), "no-answer"),
+        (record("Where?", "Here.", roles="user critic"), "unknown-role"),
         (Record(id="x", messages=[{"role": "user", "content": None}]), "content-is-not-text"),
         (Record(id="x", messages=[]), "no-messages"),
     ],
@@ -176,3 +177,91 @@ def test_train_on_chooses_what_is_learned(tokenizer, train_on, learned):
     after = tokenizer.decode(kept.input_ids[1:])  # the first token has nothing before it, so it is never learned
     assert parts == ([after] if learned is None else learned)
     assert report.supervised == (kept.labels != -100).sum()
+
+
+TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object", "properties": {}}}}]
+CALLING = [
+    {"role": "user", "content": "Where?"},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"type": "function", "function": {"name": "find", "arguments": {}}}],
+    },
+    {"role": "tool", "content": "in a.b"},
+    {"role": "assistant", "content": "In a.b.", "reasoning_content": "It was found."},
+]
+WITH_TOOLS = (
+    "{% for tool in tools or [] %}{{ '<|im_start|>system\\nYou may call one of ' }}"
+    "{{ tool.function.name + '<|im_end|>\\n' }}{% endfor %}{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}"
+    "{% if m.reasoning_content %}{{ 'thought: ' + m.reasoning_content + '\\n' }}{% endif %}"
+    "{% for call in m.tool_calls or [] %}{{ 'call: ' + call.function.name }}{% endfor %}"
+    "{{ m.content + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def learned(found: Encoded, tokenizer) -> list[str]:
+    return [part["text"] for part in sample(found, tokenizer)["parts"] if part["learned"]]
+
+
+def test_calls_and_thoughts_are_learned_and_what_a_tool_says_is_not(tokenizer):
+    tokenizer.chat_template = WITH_TOOLS
+    (found,) = encode(tokenizer, Record("x", messages=CALLING, meta={"tools": TOOLS}))
+    assert tokenizer.decode(found.input_ids).startswith("<|im_start|>system\nYou may call one of find<|im_end|>")
+    assert learned(found, tokenizer) == ["call: find<|im_end|>", "thought: It was found.\nIn a.b.<|im_end|>"]
+
+
+@pytest.mark.parametrize(
+    ("talk", "reason"),
+    [
+        (Record("x", messages=CALLING), "tool-calls-not-rendered"),
+        (Record("x", messages=[CALLING[0], CALLING[3]]), "reasoning-not-rendered"),
+        (
+            Record("x", messages=[CALLING[0], {"role": "assistant", "content": "Yes."}], meta={"tools": TOOLS}),
+            "tools-not-rendered",
+        ),
+    ],
+)
+def test_what_the_template_leaves_out_is_no_row_to_train_on(tokenizer, talk, reason):
+    (found,) = encode(tokenizer, talk)
+    assert isinstance(found, Unusable)
+    assert str(found) == reason
+
+
+def test_a_row_that_the_template_refuses_is_counted(tokenizer):
+    tokenizer.chat_template = UNMARKED.replace(
+        "{% for message in messages %}",
+        "{% for message in messages %}{% if message.role == 'system' %}{{ raise_exception('no') }}{% endif %}",
+    )
+    (found,) = encode(tokenizer, record("Be brief.", "Where?", "Here.", roles="system user assistant"))
+    assert str(found) == "refused-by-the-template"
+
+
+@pytest.mark.parametrize("train_on", ["assistant", "last-turn", "all"])
+def test_a_turn_that_is_switched_off_is_context_only(tokenizer, train_on):
+    talk = record("a?", "A.", "b?", "B.", "c?", "C.")
+    off = [{**turn, "train": turn["content"] != "B."} for turn in talk.messages]
+    same = [record(f"{n}?", "Yes.") for n in range(3)]
+    kept, report = prepare(
+        [Record("x", messages=off), *same], Renderer(tokenizer), sequence_length=99, train_on=train_on, max_dropped=0
+    )
+    (plain,) = encode(tokenizer, talk)
+    assert kept[0].input_ids.tolist() == plain.input_ids.tolist()
+    text = "".join(learned(kept[0], tokenizer))
+    assert "B.<|im_end|>" not in text
+    assert text.endswith("C.<|im_end|>" if train_on != "all" else "C.<|im_end|>\n")
+    assert report.stops == report.answers - (2 if train_on == "last-turn" else 1)
+
+
+def test_a_row_with_nothing_to_learn_or_an_unknown_tool_s_output_is_counted(tokenizer):
+    off = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "A.", "train": False}]
+    rows = [Record("x", messages=off), record("b?", "B.")]
+    _, report = prepare(rows, Renderer(tokenizer), sequence_length=99, train_on="assistant", max_dropped=0.5)
+    assert report.dropped == {"nothing-to-learn": 1}
+    tool = record("a?", "in a.b", "A.", roles="user tool assistant")
+    _, report = prepare([tool, rows[1]], Renderer(tokenizer), sequence_length=99, train_on="all", max_dropped=0.5)
+    assert report.dropped == {"tool-output-under-train_on-all": 1}
+    (kept, _), _ = prepare(
+        [tool, rows[1]], Renderer(tokenizer), sequence_length=99, train_on="assistant", max_dropped=0
+    )
+    assert learned(kept, tokenizer) == ["A.<|im_end|>"]

@@ -125,3 +125,116 @@ def test_prompt_and_completion_are_strings_or_turns():
 )
 def test_chats_that_lack_something_are_bad_rows_that_name_it(use, row, reason):
     assert record(row, use) == BadRow("", reason)
+
+
+def test_a_turn_keeps_its_tools_its_thoughts_and_whether_it_is_learned():
+    call = {"type": "function", "function": {"name": "find", "arguments": {"what": "it"}}}
+    talk = [
+        {"role": "user", "content": "Where?", "name": "Ann", "train": False},
+        {"role": "assistant", "content": None, "tool_calls": [call], "train": 0},
+        {"role": "tool", "content": "here", "tool_call_id": "1", "tool_calls": None},
+        {"role": "assistant", "content": "Here.", "reasoning_content": "Found.", "train": True},
+    ]
+    tools = [{"type": "function", "function": {"name": "find"}}]
+    for given in (tools, '[{"type": "function", "function": {"name": "find"}}]'):
+        found = record({"messages": talk, "tools": given}, "messages")
+        assert found.meta == {"tools": tools}
+    assert found == record({"messages": talk, "tools": tools})
+    assert found.messages == [
+        {"role": "user", "content": "Where?", "name": "Ann"},
+        {"role": "assistant", "content": "", "tool_calls": [call], "train": False},
+        {"role": "tool", "content": "here", "tool_call_id": "1"},
+        {"role": "assistant", "content": "Here.", "reasoning_content": "Found.", "train": True},
+    ]
+    named = [
+        {"role": "user", "content": "Why?"},
+        {"role": "assistant", "content": "So.", "thoughts": "Hm.", "weight": 0},
+    ]
+    fields = {"reasoning": "thoughts", "train": "weight", "tools": "functions"}
+    found = record({"messages": named, "functions": tools}, "messages", fields=fields)
+    assert found.messages[1] == {"role": "assistant", "content": "So.", "reasoning_content": "Hm.", "train": False}
+    assert found.meta == {"tools": tools}
+
+
+OTHER = turns(("assistant", "No idea."))
+JUDGED = {"prompt": 1, "rejected": OTHER}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Why?", "chosen": "Because.", "rejected": "No idea."},
+        {"prompt": QA[:1], "chosen": QA[1:], "rejected": OTHER},
+        {"prompt": "Why?", "chosen": QA, "rejected": QA[:1] + OTHER},  # as UltraFeedback repeats it
+        {"chosen": QA, "rejected": QA[:1] + OTHER},
+        {"prompt": None, "chosen": QA, "rejected": QA[:1] + OTHER},
+    ],
+)
+def test_a_preference_is_the_chosen_conversation_with_the_rejected_answer_beside_it(row):
+    found = record(row, "preference")
+    assert found.messages == QA
+    assert found.meta["preference"] == JUDGED
+    other = record({**row, "chosen": row["rejected"], "rejected": row["chosen"], "id": "b"}, "preference")
+    assert other.messages == QA[:1] + OTHER
+    assert other.meta["group"] == found.meta["group"], "rows of one prompt stand on one side of the split"
+    assert record({**row, "group": "g"}, "preference").meta["group"] == "g"
+
+
+def test_a_preference_after_several_turns_and_two_equal_answers():
+    before = QA + turns(("user", "Sure?"))
+    row = {"chosen": before + turns(("assistant", "Yes.")), "rejected": before + OTHER}
+    assert record(row, "preference").meta["preference"] == {"prompt": 3, "rejected": OTHER}
+    same = record({"chosen": QA, "rejected": QA}, "preference")
+    assert same.meta["preference"] == {"prompt": 1, "rejected": QA[1:]}  # for the stage to count and leave out
+
+
+def test_an_unpaired_preference_says_whether_the_answer_was_wanted():
+    for label, wanted in ((True, True), (0, False)):
+        found = record({"prompt": "Why?", "completion": "Because.", "label": label}, "unpaired-preference")
+        assert found.messages == QA
+        assert found.meta["preference"] == {"prompt": 1, "desirable": wanted}
+    named = {"q": "Why?", "a": "Because.", "good": True}
+    fields = {"prompt": "q", "completion": "a", "label": "good"}
+    again = record(named, "unpaired-preference", fields=fields)
+    assert (again.messages, again.meta["group"]) == (QA, found.meta["group"])
+
+
+@pytest.mark.parametrize(
+    ("use", "row", "reason"),
+    [
+        ("messages", {"messages": [{**QA[1], "train": "no"}]}, "field 'train' of a turn is not true or false"),
+        (
+            "messages",
+            {"messages": [{**QA[0], "train": True}]},
+            "field 'train' is true in a turn of the user; only the assistant's are learned",
+        ),
+        ("messages", {"messages": [{**QA[1], "tool_calls": "find"}]}, "field 'tool_calls' is not a list of objects"),
+        ("messages", {"messages": QA, "tools": "find"}, "field 'tools' is not JSON"),
+        ("messages", {"messages": QA, "tools": {"name": "find"}}, "field 'tools' is not a list of objects"),
+        ("preference", {"prompt": "Why?", "chosen": "Because."}, "no field 'rejected'"),
+        (
+            "preference",
+            {"prompt": "Why?", "chosen": "Because.", "rejected": None},
+            "field 'rejected' is not a list of turns",
+        ),
+        ("preference", {"chosen": "Because.", "rejected": "So."}, "field 'chosen' is not a list of turns"),
+        (
+            "preference",
+            {"chosen": QA, "rejected": turns(("user", "How?"), ("assistant", "So."))},
+            "field 'chosen' is no answer to the prompt that both share; name the prompt's column",
+        ),
+        (
+            "preference",
+            {"prompt": "Why?", "chosen": QA[1:], "rejected": turns(("user", "How?"), ("assistant", "So."))},
+            "field 'rejected' is no answer to the prompt that both share; name the prompt's column",
+        ),
+        ("unpaired-preference", {"prompt": "Why?", "completion": "So."}, "no field 'label'"),
+        (
+            "unpaired-preference",
+            {"prompt": "Why?", "completion": "So.", "label": "good"},
+            "field 'label' is not true or false",
+        ),
+    ],
+)
+def test_what_turns_and_preferences_lack_is_named(use, row, reason):
+    assert record(row, use) == BadRow("", reason)

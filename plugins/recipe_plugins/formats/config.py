@@ -52,12 +52,21 @@ class AlpacaFormat(FormatConfig):
     fields: AlpacaColumns = Field(default_factory=dict)  # type: ignore[assignment,arg-type]
 
 
-class MessagesColumns(Columns):
-    """The column of the turns, and the names inside a turn."""
+class TurnColumns(Columns):
+    """The names inside a turn, and the column of the tools that a conversation may call."""
 
-    messages: str = "messages"
     role: str = "role"
     content: str = "content"
+    reasoning: str = Field(default="reasoning_content", description="of a turn: what was thought before the answer")
+    tool_calls: str = Field(default="tool_calls", description="of a turn: the calls that it makes")
+    train: str = Field(default="train", description="of an assistant's turn: false where it is not to be learned")
+    tools: str = Field(default="tools", description="of a row: a list of JSON Schemas, or a string of one")
+
+
+class MessagesColumns(TurnColumns):
+    """The column of the turns."""
+
+    messages: str = "messages"
 
 
 class MessagesFormat(FormatConfig):
@@ -92,13 +101,11 @@ class ShareGPTFormat(MessagesFormat):
     }
 
 
-class PromptCompletionColumns(Columns):
+class PromptCompletionColumns(TurnColumns):
     """Columns of a prompt and what follows it, and the names inside a turn where they are lists of turns."""
 
     prompt: str = "prompt"
     completion: str = "completion"
-    role: str = "role"
-    content: str = "content"
 
 
 class PromptCompletionFormat(FormatConfig):
@@ -108,4 +115,40 @@ class PromptCompletionFormat(FormatConfig):
     """
 
     fields: PromptCompletionColumns = Field(default_factory=dict)  # type: ignore[assignment,arg-type]
+    roles: dict[str, str] = {"human": "user", "gpt": "assistant", "bot": "assistant"}
+
+
+class PreferenceColumns(TurnColumns):
+    """Columns of a prompt, which may be missing, and of a better and a worse answer to it."""
+
+    prompt: str = Field(default="prompt", description="missing or null: both answers begin with the prompt's turns")
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+
+
+class PreferenceFormat(FormatConfig):
+    """A better and a worse answer to one prompt, each a string or a list of turns (TRL's shapes of these columns).
+
+    The prompt and the chosen answer are the record's messages: they are what filters judge and what the ledger counts.
+    `meta.preference` has the number of the prompt's turns and the turns of the rejected answer. Rows of one prompt are
+    one group, unless `group` says otherwise, so that none of them is held out while another is learned.
+    """
+
+    fields: PreferenceColumns = Field(default_factory=dict)  # type: ignore[assignment,arg-type]
+    roles: dict[str, str] = {"human": "user", "gpt": "assistant", "bot": "assistant"}
+
+
+class UnpairedPreferenceColumns(PromptCompletionColumns):
+    """Columns of a prompt, of an answer, and of whether it was a good one."""
+
+    label: str = Field(default="label", description="true or 1: the answer is as wanted; false or 0: it is not")
+
+
+class UnpairedPreferenceFormat(FormatConfig):
+    """An answer, and whether it was wanted; `meta.preference` has the number of the prompt's turns and `desirable`.
+
+    Rows of one prompt are one group, unless `group` says otherwise.
+    """
+
+    fields: UnpairedPreferenceColumns = Field(default_factory=dict)  # type: ignore[assignment,arg-type]
     roles: dict[str, str] = {"human": "user", "gpt": "assistant", "bot": "assistant"}

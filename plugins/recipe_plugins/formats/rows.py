@@ -1,11 +1,13 @@
 """From rows to records: `auto`, `text`, `alpaca`, `messages`.
 
 The one idea: a row that lacks what its format needs is a bad row that names the column; nothing is guessed, cut or
-filled in. Limits: content of a turn is text; parts of another kind (images, tool calls) are bad rows here.
+filled in. What a turn has besides its text is kept: reasoning, tool calls, the name of who speaks, and whether it is to
+be learned (`train`); so are a row's `tools`, in `meta`. Limit: content is text; images and the like are bad rows here.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,13 +17,18 @@ from recipe_plugins.formats.config import (
     Columns,
     FormatConfig,
     MessagesFormat,
+    PreferenceFormat,
     PromptCompletionFormat,
     TextFormat,
+    TurnColumns,
+    UnpairedPreferenceFormat,
 )
 from recipe_runner import BadRow, Record, Row
 
 ROLES = ("system", "user", "assistant", "tool")
-Conversational = MessagesFormat | PromptCompletionFormat
+Conversational = MessagesFormat | PromptCompletionFormat | PreferenceFormat | UnpairedPreferenceFormat
+KEPT = ("name", "tool_call_id")
+"""Strings of a turn that are kept under their own names."""
 
 
 class Unfit(Exception):
@@ -68,7 +75,9 @@ class Messages:
     def record(self, row: Row) -> Record | BadRow:
         """A record with `messages` of ChatML roles."""
         fields = self.config.fields
-        return made(row, self.config, fields, lambda: {"messages": turns(row, fields.messages, self.config)})
+        return made(
+            row, self.config, fields, lambda: conversation(row, turns(row, fields.messages, self.config), fields)
+        )
 
 
 class Auto:
@@ -87,16 +96,21 @@ class Auto:
         if given == ["text"]:
             return {"text": string(row, "text")}
         if given == ["messages"]:
-            return {"messages": turns(row, "messages", self._messages)}
+            return conversation(row, turns(row, "messages", self._messages), self._messages.fields)
         if given:
             raise Unfit("both `text` and `messages`; name a `format`")
         raise Unfit("neither `text` nor `messages`; name a `format` and its `fields`")
 
 
 def made(row: Row, config: FormatConfig, fields: Columns, content: Any) -> Record | BadRow:
-    """The record of a row, or what the row lacks; `content` gives the part that differs between formats."""
+    """The record of a row, or what the row lacks; `content` gives the part that differs between formats.
+
+    What `content` gives as `meta` goes below the columns that the recipe names.
+    """
     try:
-        return Record(id=_name(row, fields.id), meta=_meta(row, config, fields), **content())
+        made = {"meta": {}, **content()}
+        meta = {**made.pop("meta"), **_meta(row, config, fields)}
+        return Record(id=_name(row, fields.id), meta=meta, **made)
     except Unfit as unfit:
         return BadRow("", str(unfit))
 
@@ -131,7 +145,27 @@ def string(row: Row, column: str) -> str:
     return str(row[column])
 
 
-def turns(row: Row, column: str, config: Conversational) -> list[dict[str, str]]:
+def conversation(row: Row, messages: list[dict[str, Any]], fields: TurnColumns, **meta: Any) -> dict[str, Any]:
+    """`messages`, and in `meta` the row's tools, if it has any, beside what is given."""
+    tools = row.get(fields.tools)
+    if isinstance(tools, str) and tools.strip():
+        try:
+            tools = json.loads(tools)
+        except ValueError:
+            raise Unfit(f"field {fields.tools!r} is not JSON") from None
+    if tools:
+        meta["tools"] = _objects(tools, f"field {fields.tools!r}")
+    return {"messages": messages, "meta": meta}
+
+
+def _objects(value: Any, what: str) -> list[dict[str, Any]]:
+    """A list of objects."""
+    if not isinstance(value, Sequence) or not all(isinstance(entry, Mapping) for entry in value):
+        raise Unfit(f"{what} is not a list of objects")
+    return [dict(entry) for entry in value]
+
+
+def turns(row: Row, column: str, config: Conversational) -> list[dict[str, Any]]:
     """The turns in a column, with ChatML roles."""
     if column not in row:
         raise Unfit(f"no field {column!r}")
@@ -141,12 +175,32 @@ def turns(row: Row, column: str, config: Conversational) -> list[dict[str, str]]
     return [_turn(turn, column, config) for turn in given]
 
 
-def _turn(turn: Any, column: str, config: Conversational) -> dict[str, str]:
+def _turn(turn: Any, column: str, config: Conversational) -> dict[str, Any]:
+    """`role` and `content`, and what else the turn has of the names in `config`; null is as good as missing."""
     fields = config.fields
     if not isinstance(turn, Mapping):
         raise Unfit(f"a turn in {column!r} is not an object")
-    role, content = string(turn, fields.role), string(turn, fields.content)
+    role = string(turn, fields.role)
     role = config.roles.get(role, role)
     if role not in ROLES:
         raise Unfit(f"role {role!r} in {column!r}; translate it with `roles`")
-    return {"role": role, "content": content}
+    calls = turn.get(fields.tool_calls)
+    only_calls = bool(calls) and turn.get(fields.content) is None
+    kept: dict[str, Any] = {"role": role, "content": "" if only_calls else string(turn, fields.content)}
+    if turn.get(fields.reasoning) is not None:
+        kept["reasoning_content"] = string(turn, fields.reasoning)
+    if calls:
+        kept["tool_calls"] = _objects(calls, f"field {fields.tool_calls!r}")
+    kept |= {name: string(turn, name) for name in KEPT if turn.get(name) is not None}
+    return kept | _learned(turn.get(fields.train), role, fields.train)
+
+
+def _learned(train: Any, role: str, column: str) -> dict[str, bool]:
+    """`train`, where a turn says it."""
+    if train is None:
+        return {}
+    if train not in (True, False):
+        raise Unfit(f"field {column!r} of a turn is not true or false")
+    if train and role != "assistant":
+        raise Unfit(f"field {column!r} is true in a turn of the {role}; only the assistant's are learned")
+    return {"train": bool(train)} if role == "assistant" else {}

@@ -84,7 +84,8 @@ def _permuted(records: Sequence[Record]) -> Iterator[Record]:
         return
     for record, other in zip(records, [*records[1:], records[0]], strict=True):
         messages, others = list(record.messages or ()), list(other.messages or ())
-        yield Record(record.id, messages=[*others[: last_answer(others)], messages[last_answer(messages)]])
+        asked = [*others[: last_answer(others)], messages[last_answer(messages)]]
+        yield Record(record.id, messages=asked, meta=other.meta)  # its tools go with the question
 
 
 def last_answer(messages: Sequence[Any]) -> int:

@@ -9,7 +9,10 @@ reason; a template for which no row can be is an error.
 Where the template is ours (`CHATML`) the parts are known. Another template is read by its generation marks if it has
 them, else by prefixes: what the template renders up to an answer must be how the whole begins.
 
-Limits: roles system, user and assistant; content is text; one end-of-turn token.
+Tools, tool calls and reasoning are the template's to render; a row whose template leaves one out is counted, not
+trained on without it. What a tool says is never an answer. A turn with `train: false` is context only.
+
+Limits: roles system, user, assistant and tool; content is text; one end-of-turn token.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Messages = Sequence[Mapping[str, Any]]
+Tools = Sequence[Mapping[str, Any]] | None
+"""What a conversation may call, as JSON Schemas."""
 Parts = list[tuple[str, bool]]
 """Text in order, each part with whether it is supervised."""
 
@@ -45,7 +50,7 @@ CHATML = (
 """The template we own (ChatML): it adds the turns' marks and no other text, and marks what the assistant generates."""
 
 IGNORED = -100
-ROLES = frozenset({"system", "user", "assistant"})
+ROLES = frozenset({"system", "user", "assistant", "tool"})
 _BATCH = 1000
 _MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _PROBE = "probe"
@@ -74,6 +79,12 @@ class Encoded:
         labels = np.where(self.supervised, self.input_ids, IGNORED).astype(np.int32)
         labels[:1] = IGNORED
         return labels
+
+    @property
+    def switched_off(self) -> list[tuple[int, int]]:
+        """The spans of the answers that the data says are not to be learned, by `train: false`."""
+        answers = [message for message in self.record.messages or () if message["role"] == "assistant"]
+        return [span for span, turn in zip(self.spans, answers, strict=False) if turn.get("train") is False]
 
     def until(self, end: int) -> Encoded:
         """The first `end` tokens, with the answers that are whole in them."""
@@ -117,10 +128,12 @@ class Renderer:
             )
         return ids[0]
 
-    def text(self, messages: Messages, *, prompt: bool = False) -> str:
+    def text(self, messages: Messages, *, prompt: bool = False, tools: Tools = None) -> str:
         """What the template renders; with `prompt`, up to where the assistant's next answer begins."""
-        turns = [dict(message) for message in messages]
-        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt))
+        turns, given = plain(messages), list(tools) if tools else None
+        return str(
+            self.tokenizer.apply_chat_template(turns, tools=given, tokenize=False, add_generation_prompt=prompt)  # type: ignore[arg-type]
+        )
 
     def prompt(self, messages: Messages) -> list[int]:
         """The ids that the assistant's next answer follows."""
@@ -152,22 +165,30 @@ class Renderer:
 
     def _rendered(self, record: Record) -> Parts | Unusable:
         """The text in runs that alternate between supervised and not."""
+        from jinja2 import TemplateError
+
+        tools = record.meta.get("tools")
         try:
             messages = self._checked(record)
-            whole = self.text(messages)
-            parts = self._parts(messages)
+            whole = self.text(messages, tools=tools)
+            _all_rendered(messages, tools, whole)
+            parts = self._parts(messages, tools)
         except Unusable as reason:
             return reason
+        except TemplateError:
+            return Unusable("refused-by-the-template")
         if "".join(text for text, _ in parts) != whole:
             raise RecipeError(f"the chat template does not render as it should, first at record {record.id}")
-        self._nothing_added(messages, whole)
+        if not tools and not any(message.get("tool_calls") for message in messages):
+            self._nothing_added(messages, whole)
         runs = groupby((part for part in parts if part[0]), key=lambda part: part[1])
         return [("".join(text for text, _ in run), supervised) for supervised, run in runs]
 
-    def _parts(self, messages: Messages) -> Parts:
+    def _parts(self, messages: Messages, tools: Tools) -> Parts:
         if self.method == "own":
             return chatml(messages)
-        return self._by_marks(messages) if self.method == "generation-marks" else self._by_prefixes(messages)
+        by = self._by_marks if self.method == "generation-marks" else self._by_prefixes
+        return by(messages, tools)
 
     def _joined(self, record: Record, runs: Parts, pieces: list[list[int]], whole: list[int]) -> Encoded | Unusable:
         if [token for piece in pieces for token in piece] != whole:
@@ -179,6 +200,8 @@ class Renderer:
                 f"the chat template's generation marks leave out {self.end_text!r}: the model would not learn to stop",
                 next="put the end-of-turn token inside the marks, or set template: chatml",
             )
+        if len(spans) != sum(message["role"] == "assistant" for message in record.messages or ()):
+            return Unusable("answers-run-together")
         supervised = np.zeros(len(whole), dtype=bool)
         for start, end in spans:
             supervised[start:end] = True
@@ -203,13 +226,14 @@ class Renderer:
             raise Unusable("answer-before-question")
         return messages
 
-    def _by_marks(self, messages: Messages) -> Parts:
+    def _by_marks(self, messages: Messages, tools: Tools) -> Parts:
         """By the spans that `{% generation %}` marks, as many as there are answers."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
         arguments: dict[str, Any] = {
             **self.tokenizer.special_tokens_map,
-            "conversations": [[dict(message) for message in messages]],
+            "conversations": [plain(messages)],
+            "tools": list(tools) if tools else None,
             "chat_template": _template(self.tokenizer),
             "return_assistant_tokens_mask": True,
         }
@@ -217,12 +241,12 @@ class Renderer:
         (text,), (spans,) = rendered
         return _cut(text, spans, messages)
 
-    def _by_prefixes(self, messages: Messages) -> Parts:
+    def _by_prefixes(self, messages: Messages, tools: Tools) -> Parts:
         """By what the template renders up to each answer, and through it; both must be how the whole begins."""
-        whole, spans = self.text(messages), []
+        whole, spans = self.text(messages, tools=tools), []
         for number in (number for number, message in enumerate(messages) if message["role"] == "assistant"):
-            before = self.text(messages[:number], prompt=True)
-            text, end, _ = self.text(messages[: number + 1]).rpartition(self.end_text)
+            before = self.text(messages[:number], prompt=True, tools=tools)
+            text, end, _ = self.text(messages[: number + 1], tools=tools).rpartition(self.end_text)
             if not whole.startswith(before) or not whole.startswith(text + end):
                 raise RecipeError(
                     "the chat template has no generation marks and renders an answer differently once another turn "
@@ -237,14 +261,37 @@ class Renderer:
         if self.method == "own":
             return
         rest = whole
-        for message in messages:
-            rest = rest.replace(message["content"].strip() or "\n", "\n", 1)
+        said = (str(message.get(part) or "") for message in messages for part in ("reasoning_content", "content"))
+        for text in said:
+            rest = rest.replace(text.strip() or "\n", "\n", 1)
         for line in re.split(rf"\n|{self._special.pattern}", rest):
             if len(line.split()) >= 3:
                 raise RecipeError(
                     f"the chat template adds text that the data does not have: {line.strip()!r}",
                     next="set template: chatml, or give each conversation a system message",
                 )
+
+
+def plain(messages: Messages) -> list[dict[str, Any]]:
+    """The messages as templates take them: without what is for us."""
+    return [{key: value for key, value in message.items() if key != "train"} for message in messages]
+
+
+def _all_rendered(messages: Messages, tools: Tools, whole: str) -> None:
+    """Raise `Unusable` where the template has left out a tool, a call or a thought."""
+    if any(_name_of(tool) not in whole for tool in tools or ()):
+        raise Unusable("tools-not-rendered")
+    for message in messages:
+        if str(message.get("reasoning_content") or "").strip() not in whole:
+            raise Unusable("reasoning-not-rendered")
+        if any(_name_of(call) not in whole for call in message.get("tool_calls") or ()):
+            raise Unusable("tool-calls-not-rendered")
+
+
+def _name_of(tool: Mapping[str, Any]) -> str:
+    """The name of a tool or call: its own, or its function's."""
+    function = tool.get("function")
+    return str((function if isinstance(function, Mapping) else tool).get("name"))
 
 
 def chatml(messages: Messages) -> Parts:

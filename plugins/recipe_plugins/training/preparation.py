@@ -66,13 +66,11 @@ def prepare(
         report.read += 1
         if isinstance(encoded, Encoded):
             encoded = _fitting(encoded, sequence_length, report)
+        if isinstance(encoded, Encoded):
+            encoded = _learning(encoded, train_on)
         if isinstance(encoded, Unusable):
             report.dropped[str(encoded)] += 1
             continue
-        if train_on == "all":
-            encoded.supervised[:] = True
-        elif train_on == "last-turn":
-            encoded.supervised[: encoded.spans[-1][0]] = False
         kept.append(encoded)
         _count(encoded, renderer.end_of_turn, report)
     _within(report, sequence_length, max_dropped)
@@ -89,6 +87,19 @@ def _fitting(encoded: Encoded, sequence_length: int, report: Report) -> Encoded 
         return Unusable("too-long")
     report.truncated += fitting[-1] != encoded.spans[-1][1]
     return encoded.until(fitting[-1])
+
+
+def _learning(encoded: Encoded, train_on: str) -> Encoded | Unusable:
+    """What is asked for, supervised; never a turn that is switched off, nor what a tool says."""
+    if train_on == "all":
+        if any(message["role"] == "tool" for message in encoded.record.messages or ()):
+            return Unusable("tool-output-under-train_on-all")  # where it stands is the template's to know
+        encoded.supervised[:] = True
+    elif train_on == "last-turn":
+        encoded.supervised[: encoded.spans[-1][0]] = False
+    for start, end in encoded.switched_off:
+        encoded.supervised[start:end] = False
+    return encoded if (encoded.labels != IGNORED).any() else Unusable("nothing-to-learn")
 
 
 def _count(encoded: Encoded, end_of_turn: int, report: Report) -> None:
