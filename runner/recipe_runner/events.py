@@ -74,19 +74,28 @@ class Listeners:
                 print(f"listener {name} failed and is off for this run: {error!r}", file=sys.stderr)
 
 
-class EventLog:
-    """Appends every event but progress to `events.jsonl`."""
+class RunLog:
+    """Appends every event but progress to `events.jsonl`, which it holds while it is open, and lines to `log.txt`."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115  (lives as long as the run)
+    def __init__(self, folder: Path) -> None:
+        from recipe_runner.store import hold
+
+        self._events = open(folder / "events.jsonl", "ab", buffering=0)  # noqa: SIM115  (lives as long as the run)
+        hold(self._events)
+        self._text = open(folder / "log.txt", "a", encoding="utf-8")  # noqa: SIM115
+        self._lines = Plain(self._text, every=60.0)
 
     def __call__(self, event: Event) -> None:
+        self._lines(event)
+        if event.kind == "stage-failed":
+            print(event.data["error"], file=self._text, flush=True)
         if event.kind not in ("progress", "flush"):
-            self._file.write(encode(event).encode())
+            self._events.write(encode(event).encode())
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the files."""
+        self._events.close()
+        self._text.close()
 
 
 class StageRecord:
@@ -174,6 +183,7 @@ class Plain:
             "stage-started": lambda: f"{stage:<12} running  {data['reason']}",
             "stage-finished": lambda: f"{stage:<12} done     {data['seconds']:.1f} s  {data['path']}",
             "stage-interrupted": lambda: f"{stage:<12} stopped  state saved",
+            "stage-failed": lambda: f"{stage:<12} failed",
             "warning": lambda: f"{stage:<12} warning  {data['text']}",
         }.get(event.kind, lambda: "")()
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,15 +25,16 @@ import yaml
 
 from recipe_runner import identity
 from recipe_runner.artifacts import Artifact
+from recipe_runner.channel import Channel
 from recipe_runner.components import Use, written
 from recipe_runner.contract import Event, Launcher
 from recipe_runner.errors import ExitCode, Interrupted, RecipeError, StageFailed, StoreError, UsageError
-from recipe_runner.events import EventLog, Listener, Listeners, StageRecord, decode
+from recipe_runner.events import Listener, Listeners, RunLog, StageRecord
 from recipe_runner.hookspecs import hookimpl
 from recipe_runner.plan import Outlook, Reason
 from recipe_runner.plugins import Plugins
 from recipe_runner.recipe import Recipe
-from recipe_runner.store import SCHEMA, Store, describe, read_json, store_errors, write_json
+from recipe_runner.store import SCHEMA, Store, describe, store_errors, write_json
 from recipe_runner.worker import Job
 
 LIBRARIES = ("torch", "transformers", "peft", "trl", "datasets", "tokenizers", "safetensors", "accelerate", "numpy")
@@ -92,7 +91,7 @@ class Run:
         trackers = [use.build().on_event for use in self.recipe.trackers.values()]
         with store_errors(f"cannot write to the store {self.store.root}"):
             self.folder.mkdir(parents=True)
-            log = EventLog(self.folder / "events.jsonl")
+            log = RunLog(self.folder)
             resolved = yaml.safe_dump(self.recipe.resolved(), sort_keys=False, allow_unicode=True)
             (self.folder / "recipe.resolved.yaml").write_text(resolved, encoding="utf-8")
         self.tell = Listeners([log, *self._given, *trackers, *self.plugins.listeners()])
@@ -355,79 +354,6 @@ class Run:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-class Channel:
-    """The pipes between a run and the processes of one stage, in a folder that lasts as long as they do.
-
-    `events` carries rank 0's events up, `acks` a byte down for each `flush`, `alive` nothing: its end tells the
-    workers that their parent is gone. A file `stop` asks them to save and leave.
-    """
-
-    def __init__(self, hear: Callable[[Event], None], flush: Callable[[], None]) -> None:
-        self._hear, self._flush = hear, flush
-        self._failed: BaseException | None = None
-
-    def __enter__(self) -> Channel:
-        self.folder = Path(tempfile.mkdtemp(prefix="recipe-"))
-        for name in ("events", "acks", "alive"):
-            os.mkfifo(self.folder / name)
-        self._ends = {name: os.open(self.folder / name, os.O_RDWR) for name in ("events", "acks", "alive")}
-        self._reader = threading.Thread(target=self._read, daemon=True, name="events")
-        self._reader.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._reader.is_alive():
-            self._end()
-        for descriptor in self._ends.values():
-            os.close(descriptor)
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _read(self) -> None:
-        """Hear events until the empty line that `_end` writes."""
-        with os.fdopen(os.dup(self._ends["events"]), "rb") as lines:
-            for line in iter(lines.readline, b"\n"):
-                try:
-                    self._take(line)
-                except BaseException as error:  # a full disk, say: kept for `drain`
-                    self._failed = self._failed or error
-                    self._hang_up()
-
-    def _take(self, line: bytes) -> None:
-        try:
-            event = decode(line.decode())
-        except (ValueError, TypeError):
-            return  # the torn line of a worker that was killed while writing
-        self._hear(event)
-        if event.kind == "flush":
-            self._flush()
-            os.write(self._ends["acks"], b".")
-
-    def _hang_up(self) -> None:
-        """End the workers at once, as the parent's death would."""
-        with suppress(KeyError):
-            os.close(self._ends.pop("alive"))
-
-    def stop(self) -> None:
-        """Ask the workers to save and leave."""
-        (self.folder / "stop").touch()
-
-    def drain(self) -> None:
-        """Hear what is still in the pipe; raises what went wrong while hearing."""
-        self._end()
-        if self._failed:
-            with store_errors("the run cannot write what its stage tells"):
-                raise self._failed
-
-    def _end(self) -> None:
-        os.write(self._ends["events"], b"\n\n")  # the first may end the torn line of a worker that was killed
-        self._reader.join()
-
-    def failure(self) -> Mapping[str, Any] | None:
-        """What the rank that failed first left behind."""
-        found = [read_json(path) for path in self.folder.glob("failure-*.json")]
-        return min(filter(None, found), key=lambda failure: failure["time"], default=None)
 
 
 def versions(plugins: Plugins) -> dict[str, str]:

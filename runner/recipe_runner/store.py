@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from recipe_runner import identity
 from recipe_runner.artifacts import TYPES, Adapter, Artifact, Model
@@ -197,12 +197,36 @@ class Store:
                 (folder / f"{key[:12]}.json").unlink(missing_ok=True)
 
 
-def _acquire(file: TextIO, beside: Path, wait: Callable[[Mapping[str, Any]], None] | None) -> None:
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """`run.json` of a run's folder; a run that says `running` and holds its event log no more was `killed`."""
+    run = read_json(folder / "run.json")
+    if run and run["status"] == "running" and not _is_held(folder / "events.jsonl"):
+        run["status"] = "killed"
+    return run
+
+
+def hold(file: IO[Any]) -> None:
+    """Hold the OS lock of an open file, as long as it is open."""
     import fcntl
 
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            hold(file)
+    except BlockingIOError:
+        return True
+    except (OSError, ImportError):  # there is no such file, or this system has no such locks
+        return False
+    return False
+
+
+def _acquire(file: TextIO, beside: Path, wait: Callable[[Mapping[str, Any]], None] | None) -> None:
     while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hold(file)
             return
         except BlockingIOError:
             holder = read_json(beside) or {}

@@ -10,7 +10,7 @@ import pytest
 
 from recipe_runner.errors import ExitCode, Interrupted, StoreBusy
 from recipe_runner.run import Options, Run
-from recipe_runner.store import Store, describe
+from recipe_runner.store import Store, describe, read_run
 
 STAGES = "  train: {use: toy-train, steps: 12, execution: {checkpoint_every: 4}}\n"
 
@@ -96,6 +96,16 @@ def test_ctrl_c_that_falls_into_a_listener_is_not_lost(bench):
     with pytest.raises(Interrupted, match="between stages"):
         Run(bench.load(), bench.store, bench.plugins, Options(), [listener]).execute()
     held.kill("parent")
+
+
+def test_a_run_that_was_killed_does_not_say_it_runs(bench):
+    held = bench.write(STAGES).held()
+    (folder,) = bench.store.runs()
+    assert read_run(folder)["status"] == "running"
+    held.kill("parent")
+    assert read_run(folder)["status"] == "killed"
+    log = (folder / "log.txt").read_text()
+    assert "train        running  no-artifact" in log
 
 
 def test_other_keys_do_not_wait(bench):

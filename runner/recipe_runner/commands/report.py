@@ -11,7 +11,7 @@ from typing import Any
 from recipe_runner.commands import find_run, print_json
 from recipe_runner.commands.tables import Table, html, samples_table, show, table
 from recipe_runner.errors import StoreError
-from recipe_runner.store import MANIFEST, Store, read_json
+from recipe_runner.store import MANIFEST, Store, read_json, read_run
 
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:75em;padding:0 1em}
 table{border-collapse:collapse}th,td{border:1px solid #ccc;padding:.2em .6em;text-align:left;vertical-align:top}
@@ -30,7 +30,7 @@ def write_report(store: Path, text: str, json: bool) -> None:
 
 def gather(folder: Path) -> dict[str, Any]:
     """`run.json`, with what the manifest of each stage's artifact says."""
-    run = read_json(folder / "run.json")
+    run = read_run(folder)
     if not isinstance(run, dict):
         raise StoreError(f"{folder / 'run.json'} is missing or torn")
     stages = {name: {**entry, **of_artifact(entry["path"])} for name, entry in run["stages"].items()}

@@ -12,12 +12,12 @@ from pathlib import Path
 from recipe_runner import identity
 from recipe_runner.commands import answer
 from recipe_runner.errors import ExitCode, StoreBusy
-from recipe_runner.store import MANIFEST, Store, read_json, store_errors
+from recipe_runner.store import MANIFEST, Store, read_json, read_run, store_errors
 
 
 def list_runs(root: Path, json: bool) -> None:
     """The runs of a store, oldest first."""
-    facts = [{**read_json(folder / "run.json"), "folder": str(folder)} for folder in Store(root).runs()]
+    facts = [{**(read_run(folder) or {}), "folder": str(folder)} for folder in Store(root).runs()]
     answer(json, f"runs in {root}", facts, "recipe, run, status, started, seconds")
 
 
