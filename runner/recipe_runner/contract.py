@@ -160,6 +160,9 @@ class ExecutionConfig(Config):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     processes: Annotated[int, Field(ge=1, description="ranks of a training stage")] = 1
     strategy: Literal["ddp", "fsdp", "deepspeed"] = "ddp"
+    shard: Annotated[
+        Literal["optimizer-and-gradients", "all"], Field(description="what fsdp shards: ZeRO-2, or ZeRO-3")
+    ] = "all"
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     workers: Annotated[int, Field(ge=1, description="processes that prepare data")] | Literal["auto"] = "auto"
     micro_batch: Annotated[int, Field(ge=1, description="rows a forward pass")] | Literal["auto"] = "auto"

@@ -304,7 +304,7 @@ class Run:
             return
         if failure is None and (status == ExitCode.INTERRUPTED or self._signalled):
             raise Interrupted(f"stage {name} was interrupted; what it saved is kept", next=again)
-        if failure is None:
+        if failure is None or status < 0:  # what others say of a rank that was killed is not what happened
             how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status} and no word"
             what = f": a worker {how}"
         else:

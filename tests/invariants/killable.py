@@ -57,6 +57,7 @@ def main(spec: dict) -> None:
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     context = Killable(folder, spec.get("kill", {}), inputs=opened, rank=rank, world_size=world_size)
     slot("stage", {"use": spec["use"], **spec["config"]}).build().run(context)
+    (folder / f"facts-{rank}.json").write_text(json.dumps(context.facts))
 
 
 if __name__ == "__main__":

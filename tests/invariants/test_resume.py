@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -80,21 +78,6 @@ def test_killed_annealing_equals_straight(tmp_path, tiny_corpus, tiny_base, anne
     assert status == 0
     assert rows == rows_of(straight)
     assert folder_files(tmp_path / "killed" / "payload") == folder_files(tmp_path / "straight" / "payload")
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one(pretrain):
-    one, two = pretrain("one"), pretrain("two")
-    run(one)
-    shared = {**os.environ, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        shared["MASTER_PORT"] = str(probe.getsockname()[1])
-    command = [sys.executable, KILLABLE, json.dumps(two)]
-    ranks = [subprocess.Popen(command, env={**shared, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
-    assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
-    for single, double in zip(rows_of(one), rows_of(two), strict=True):
-        assert double == pytest.approx(single, rel=1e-5)
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ def test_every_generator_is_put_back(tmp_path, checkpoints):
 def test_weights_of_another_model_are_refused(tmp_path, checkpoints):
     import torch
 
-    checkpoints.save_weights(torch.nn.Linear(2, 2), tmp_path / "weights.safetensors")
+    checkpoints.save_weights(checkpoints.trained(torch.nn.Linear(2, 2)), tmp_path / "weights.safetensors")
     with pytest.raises(RecipeError, match="is of another model: it differs in bias and 1 in all"):
         checkpoints.load_weights(torch.nn.Linear(2, 2, bias=False), tmp_path / "weights.safetensors")
 

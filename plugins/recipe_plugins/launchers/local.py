@@ -53,13 +53,16 @@ class Local:
 
 
 def _first_failure(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
-    """0 when all ranks have ended well; else the status of the first that has not."""
+    """0 when all ranks have ended well; else the status of the first that has not.
+
+    Of ranks that fail together, one that a signal killed comes first: the others fail because it is gone.
+    """
     while True:
         codes = [process.poll() for process in ranks]
         failed = [code for code in codes if code]
         if failed:
             time.sleep(0.5 if len(ranks) > 1 else 0)  # ranks that fail together leave their own word
-            return failed[0]
+            return min(failed) if min(failed) < 0 else failed[0]
         if all(code == 0 for code in codes):
             return 0
         if len(ranks) == 1:

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from recipe_plugins.training.sharding import like
 from recipe_runner import RecipeError
 
 MARK = "complete.json"
@@ -134,20 +135,20 @@ def trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def save_weights(model: torch.nn.Module, path: Path) -> None:
-    """Write the trained parameters as safetensors, in their own dtypes."""
-    save_file({name: parameter.detach().cpu().contiguous() for name, parameter in trained(model).items()}, path)
+def save_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write whole tensors as safetensors, in their own dtypes."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, path)
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Copy saved parameters into `model`. Raises `RecipeError` if they are not the ones that it trains."""
+    """Copy saved parameters into `model`, sharded or not. Raises `RecipeError` if they are not the ones that it trains."""
     saved, parameters = load_file(path), trained(model)
     if saved.keys() != parameters.keys():
         other = sorted(saved.keys() ^ parameters.keys())
         raise RecipeError(f"{path} is of another model: it differs in {', '.join(other[:3])} and {len(other)} in all")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(saved[name])
+            parameter.copy_(like(saved[name], parameter))
 
 
 def rng_state() -> dict[str, Any]:

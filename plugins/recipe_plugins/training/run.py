@@ -11,11 +11,12 @@ import torch
 from pydantic import TypeAdapter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
+from recipe_plugins.training import checkpoints, sharding
 from recipe_plugins.training.config import LoopConfig, micro_batch
 from recipe_plugins.training.machine import device, set_threads
 from recipe_plugins.training.order import Rows
 from recipe_plugins.training.trainer import Job, RecipeTrainerMixin, TokenTrainer
-from recipe_runner import Interrupted, Optimizer, RecipeError, Slot, StageContext, Use
+from recipe_runner import ExecutionConfig, Interrupted, Optimizer, RecipeError, Slot, StageContext, Use
 
 _FIELDS = TrainingArguments.__dataclass_fields__
 CHECKPOINTING = ("activation" if "activation_checkpointing" in _FIELDS else "gradient") + "_checkpointing"
@@ -74,9 +75,10 @@ def train(
     """
     set_threads(config.execution)
     rows_at_once, accumulation = micro_batch(config, ctx.world_size)
-    if config.execution.strategy != "ddp":
+    if config.execution.strategy == "deepspeed":
         raise RecipeError(
-            f"execution.strategy: {config.execution.strategy} is not in this version", next="use strategy: ddp"
+            "execution.strategy: deepspeed is not in this version",
+            next="use strategy: fsdp, with shard: optimizer-and-gradients for ZeRO-2 or shard: all for ZeRO-3",
         )
     if not len(rows):
         raise RecipeError("there is no row to train on", next="look at the ledger of the corpus")
@@ -100,13 +102,34 @@ def train(
         branch=branch,
     )
     ctx.note(training=_resolved(arguments, config, optimizer, steps))
-    loop: Any = trainer(job=job, model=model, args=arguments, processing_class=tokenizer)
+    trained = _sharded(ctx, config.execution, model, arguments.device)
+    loop: Any = trainer(job=job, model=trained, args=arguments, processing_class=tokenizer)
     loop.train()
     if loop.interrupted:
         raise Interrupted(f"stopped after step {loop.state.global_step} of {steps}, which is saved")
     loop.accelerator.unwrap_model(loop.model_wrapped, keep_fp32_wrapper=False)
+    if trained is not model:
+        _gather(trained, model)
+        model.to(arguments.device)
     model.eval()
     return _result(loop, steps)
+
+
+def _sharded(ctx: StageContext, execution: ExecutionConfig, model: PreTrainedModel, device: Any) -> PreTrainedModel:
+    """What the loop trains: `model`, or a sharded copy of it."""
+    if execution.strategy != "fsdp" or ctx.world_size == 1:
+        return model
+    found = sharding.sharded(model, device, ctx.world_size, execution.shard)
+    ctx.note(sharded={"what": execution.shard, "ranks": ctx.world_size, "parameters_here": sharding.held(found)})
+    return found
+
+
+@torch.no_grad()
+def _gather(trained: PreTrainedModel, model: PreTrainedModel) -> None:
+    """Copy sharded weights into the model that they came from; all ranks take part."""
+    own = checkpoints.trained(model)
+    for name, parameter in checkpoints.trained(trained).items():
+        own[name].copy_(sharding.whole(parameter))
 
 
 def _result(loop: Any, steps: int) -> TrainResult:

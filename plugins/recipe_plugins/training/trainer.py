@@ -29,7 +29,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from recipe_plugins.training import checkpoints
+from recipe_plugins.training import checkpoints, sharding
 from recipe_plugins.training.groups import param_groups
 from recipe_plugins.training.order import Rows, StepBatches, stack
 from recipe_plugins.training.routing import Routing
@@ -144,10 +144,13 @@ class RecipeTrainerMixin:
         if self.optimizer is None:
             self.optimizer = self.job.optimizer.build(param_groups(self.model if model is None else model))
             if self.job.optimizer_state is not None:
-                self.optimizer.load_state_dict(checkpoints.load(self.job.optimizer_state)["optimizer"])
+                self._load_optimizer(checkpoints.load(self.job.optimizer_state)["optimizer"])
                 for group in self.optimizer.param_groups:
                     group["initial_lr"] = group["lr"]
         return self.optimizer
+
+    def _load_optimizer(self, state: Mapping[str, Any]) -> None:
+        self.optimizer.load_state_dict(sharding.resharded(state, self.optimizer))
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         """Our schedule as a factor on each group's rate."""
@@ -155,6 +158,15 @@ class RecipeTrainerMixin:
             schedule, total = self.job.schedule, self.job.steps
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: schedule.factor(step, total))
         return self.lr_scheduler
+
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+        """A sharded model goes into a wrapper of ours, so that the library puts no DDP around it."""
+        if not sharding.is_sharded(model):
+            return super()._wrap_model(model, training, dataloader)  # type: ignore[misc]
+        return self.accelerator.prepare_model(sharding.Sharded(model), device_placement=False, evaluation_mode=True)
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        return sharding.whole(super()._get_grad_norm(model, grad_norm))  # type: ignore[misc]
 
     def get_train_dataloader(self) -> DataLoader:
         """Our order of rows; its generator is its own, so that reading draws nothing from the global one."""
@@ -251,13 +263,14 @@ class RecipeTrainerMixin:
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Called by the library after `log`, so that the metrics of the step are out before the mark."""
         step, main = self.state.global_step, self.job.ctx.rank == 0
+        weights = sharding.whole(checkpoints.trained(self.model))
+        state = sharding.whole({"optimizer": self.optimizer.state_dict(), "schedule": self.lr_scheduler.state_dict()})
         with checkpoints.writing(f"the checkpoint of step {step}"):
             folder = checkpoints.fresh(self.root, step) if main else self.root / f"step-{step}"
             self.accelerator.wait_for_everyone()
             torch.save(checkpoints.rng_state(), folder / f"rng-{self.job.ctx.rank}.pt")
             if main:
-                checkpoints.save_weights(self.model, folder / checkpoints.WEIGHTS)
-                state = {"optimizer": self.optimizer.state_dict(), "schedule": self.lr_scheduler.state_dict()}
+                checkpoints.save_weights(weights, folder / checkpoints.WEIGHTS)
                 torch.save(state, folder / "optimizer.pt")
                 (folder / "state.json").write_text(json.dumps(self._state()), encoding="utf-8")
             self.accelerator.wait_for_everyone()
@@ -305,7 +318,7 @@ class RecipeTrainerMixin:
         self._refuse_another(saved, folder)
         checkpoints.load_weights(self.model, folder / checkpoints.WEIGHTS)
         state = checkpoints.load(folder / "optimizer.pt")
-        self.optimizer.load_state_dict(state["optimizer"])
+        self._load_optimizer(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["schedule"])
         self.counters, self.last_loss = Counters(**saved["counters"]), saved["loss"]
         self.state.global_step = self.batches.start = self.resumed_from = saved["step"]

@@ -1,0 +1,106 @@
+"""Sharding a model over the ranks: torch's `fully_shard` (FSDP2), on any device that has collectives, CPU and gloo too.
+
+What is sharded has a name: `optimizer-and-gradients` keeps whole weights between forward and backward (ZeRO-2 of
+Rajbhandari et al. 2020, arXiv:1910.02054, section 5), `all` gathers each layer's weights when they are needed (ZeRO-3).
+Each decoder layer is a unit; embeddings, head and norms are one more, so that tied weights stay tied.
+
+A checkpoint holds whole tensors, the same as one process writes. Guarantee: a model of which nothing was sharded is an
+error. Limit: every rank holds the initial model in host memory once, beside its shard.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
+
+from recipe_runner import RecipeError
+
+
+def sharded(model: PreTrainedModel, device: torch.device, world_size: int, shard: str) -> PreTrainedModel:
+    """A copy of `model` on `device` whose parameters are sharded over all ranks; see `ExecutionConfig.shard`.
+
+    Raises `RecipeError` for weights that are not floating point (quantised ones), and for a model without layers.
+    """
+    odd = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters() if not p.is_floating_point()})
+    if odd:
+        raise RecipeError(
+            f"strategy: fsdp does not shard quantised weights ({', '.join(odd)})", next="use strategy: ddp"
+        )
+    found = copy.deepcopy(model)
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    layers = [module for module in found.modules() if type(module).__name__ in names]
+    if not layers:
+        raise RecipeError(f"{type(model).__name__} does not say what its layers are", next="use strategy: ddp")
+    mesh = init_device_mesh(device.type, (world_size,))
+    for layer in layers:
+        fully_shard(layer, mesh=mesh, reshard_after_forward=shard == "all")
+    fully_shard(found, mesh=mesh, reshard_after_forward=False)  # the head is needed at once in the backward pass
+    whole = [name for name, parameter in found.named_parameters() if not isinstance(parameter, DTensor)]
+    if whole:
+        raise RecipeError(f"{len(whole)} parameters were not sharded, {whole[0]} among them", next="use strategy: ddp")
+    return found
+
+
+class Sharded(nn.Module):
+    """Around a sharded model: what the training loop calls, so that nothing else wraps it."""
+
+    def __init__(self, module: PreTrainedModel) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the model's."""
+        return self.module(*args, **kwargs)
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Gradients are reduced after every micro-batch, since whole ones would not be sharded."""
+        yield
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether `model` came from `sharded`."""
+    return isinstance(model, FSDPModule)
+
+
+def held(model: nn.Module) -> int:
+    """Parameters of which this rank holds its shard, in elements."""
+    return sum(p.to_local().numel() for p in model.parameters() if isinstance(p, DTensor))
+
+
+def whole(value: Any) -> Any:
+    """`value` with whole tensors in place of sharded ones, through mappings and sequences; all ranks must call it."""
+    if isinstance(value, DTensor):
+        return value.full_tensor()
+    if isinstance(value, Mapping):
+        return {key: whole(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(whole(entry) for entry in value)
+    return value
+
+
+def like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """A whole tensor, sharded as `parameter` is, if it is; every rank has the same, so nothing is sent."""
+    if not isinstance(parameter, DTensor) or isinstance(value, DTensor) or value.shape != parameter.shape:
+        return value
+    mesh, placements = parameter.device_mesh, parameter.placements
+    return distribute_tensor(value.to(parameter.device), mesh, placements, src_data_rank=None)
+
+
+def resharded(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimizer's whole `state`, with each tensor of a parameter's shape sharded as that parameter."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    entries = {
+        number: {name: like(v, parameters[number]) if torch.is_tensor(v) else v for name, v in entry.items()}
+        for number, entry in state["state"].items()
+    }
+    return {**state, "state": entries}

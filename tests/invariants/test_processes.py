@@ -1,0 +1,120 @@
+"""Two processes train what one does, whatever is sharded; gloo on the CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+KILLABLE = Path(__file__).with_name("killable.py")
+STEPS = 20
+
+
+def ranks(spec: dict, count: int, **kill) -> list[int]:
+    """Run the stage of `spec` on so many ranks; their exit statuses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {**os.environ, "WORLD_SIZE": str(count)}
+    if count > 1:
+        shared |= {"LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [sys.executable, KILLABLE, json.dumps({**spec, "kill": kill})]
+    started = []
+    for rank in map(str, range(count)):
+        own = {"RANK": rank, **({"LOCAL_RANK": rank} if count > 1 else {})}
+        started.append(subprocess.Popen(command, env={**shared, **own}))
+    return [process.wait(timeout=300) for process in started]
+
+
+def rows(folder: Path) -> list[dict]:
+    found = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "tokens_per_second"} for row in found]
+
+
+def facts(folder: Path, rank: int) -> dict:
+    return json.loads((folder / f"facts-{rank}.json").read_text())
+
+
+def weights(folder: Path) -> dict:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "payload" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory, tiny_corpus, tiny_tokeniser, pretraining):
+    """Makes specs of one pretraining, by how it is executed."""
+
+    def spec(name: str, **execution) -> dict:
+        inputs = {"corpus": str(tiny_corpus.path), "tokeniser": str(tiny_tokeniser.path)}
+        threads = {"device": "cpu", "threads": 1, "checkpoint_every": 8, "micro_batch": 2, **execution}
+        config = pretraining(budget={"steps": STEPS}, execution=threads)
+        folder = tmp_path_factory.mktemp(name)
+        return {"use": "pretrain", "config": config, "inputs": inputs, "folder": str(folder)}
+
+    return spec
+
+
+@pytest.fixture(scope="module")
+def trained(training):
+    """The folder of a run in one of `WAYS`, run once."""
+    done: dict[str, Path] = {}
+
+    def run(way: str) -> Path:
+        if way not in done:
+            spec, count = training(way, **WAYS[way]), 1 if way == "alone" else 2
+            assert ranks(spec, count) == [0] * count
+            done[way] = Path(spec["folder"])
+        return done[way]
+
+    return run
+
+
+WAYS = {
+    "alone": {},
+    "ddp": {"strategy": "ddp"},
+    "zero2": {"strategy": "fsdp", "shard": "optimizer-and-gradients"},
+    "zero3": {"strategy": "fsdp", "shard": "all"},
+}
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "alone"])
+def test_two_processes_train_as_one(trained, way):
+    alone, folder = trained("alone"), trained(way)
+    for single, double in zip(rows(alone), rows(folder), strict=True):
+        assert double == pytest.approx(single, rel=1e-5)
+    single, double = weights(alone), weights(folder)
+    assert all((double[name] - tensor).abs().max() < 1e-4 for name, tensor in single.items())
+    if way != "ddp":
+        parameters = facts(folder, 0)["parameters"]
+        shares = [facts(folder, rank)["sharded"]["parameters_here"] for rank in (0, 1)]
+        assert sum(shares) == parameters
+        assert max(shares) < 0.6 * parameters
+    assert facts(folder, 0)["bits_per_byte"] == pytest.approx(facts(alone, 0)["bits_per_byte"], rel=1e-4)
+
+
+def test_sharded_and_killed_goes_on_exactly_and_its_state_is_whole(training, trained):
+    alone, straight = trained("alone"), trained("zero3")
+    killed = training("killed", **WAYS["zero3"])
+    assert ranks(killed, 2, step=11)[0] != 0
+    assert ranks(killed, 2) == [0, 0]
+    assert rows(Path(killed["folder"])) == rows(straight)
+    one, other = weights(Path(killed["folder"])), weights(straight)
+    assert all((other[name] == tensor).all() for name, tensor in one.items())
+    state = Path(killed["folder"]) / "work" / "checkpoints" / "step-16"
+    whole = alone / "work" / "checkpoints" / "step-16"
+    import torch
+    from safetensors.torch import load_file
+
+    shapes = [{name: t.shape for name, t in load_file(p / "trained.safetensors").items()} for p in (state, whole)]
+    assert shapes[0] == shapes[1]
+    saved, single = (torch.load(p / "optimizer.pt", weights_only=True)["optimizer"]["state"] for p in (state, whole))
+    for number, entry in single.items():
+        torch.testing.assert_close(saved[number]["exp_avg"], entry["exp_avg"], rtol=1e-3, atol=1e-5)
