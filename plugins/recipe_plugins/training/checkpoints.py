@@ -141,7 +141,7 @@ def save_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Copy saved parameters into `model`, sharded or not. Raises `RecipeError` if they are not the ones that it trains."""
+    """Copy saved parameters into `model`, sharded or not. Raises `RecipeError` if it trains others."""
     saved, parameters = load_file(path), trained(model)
     if saved.keys() != parameters.keys():
         other = sorted(saved.keys() ^ parameters.keys())

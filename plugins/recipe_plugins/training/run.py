@@ -110,7 +110,7 @@ def train(
     loop.accelerator.unwrap_model(loop.model_wrapped, keep_fp32_wrapper=False)
     if trained is not model:
         _gather(trained, model)
-        model.to(arguments.device)
+        model.to(arguments.device)  # type: ignore[arg-type]
     model.eval()
     return _result(loop, steps)
 
