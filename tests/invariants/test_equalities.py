@@ -16,6 +16,13 @@ def llama(**changes):
     return slot("architecture", {"use": "llama", **shape, "max_position_embeddings": 64, **changes})
 
 
+def experts():
+    """A mixture of experts whose balancing loss is far from nothing."""
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8}
+    routed = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "router_aux_loss_coef": 1.0}
+    return slot("architecture", {"use": "qwen3-moe", **shape, **routed})
+
+
 class Rows:
     """Rows with very different numbers of labels, one of them with none."""
 
@@ -29,7 +36,7 @@ class Rows:
         return {"input_ids": ids, "labels": labels, "position_ids": np.arange(LENGTH)}
 
 
-def trained(tmp_path, micro_batch: int):
+def trained(tmp_path, micro_batch: int, architecture=llama):
     """Losses, gradient norms and weights after 4 steps of 8 rows."""
     import torch
     from transformers import PreTrainedTokenizerFast
@@ -37,7 +44,7 @@ def trained(tmp_path, micro_batch: int):
     from recipe_plugins.training import TrainingConfig, train
 
     torch.manual_seed(0)
-    model = llama().build().build(VOCAB)
+    model = architecture().build().build(VOCAB)
     config = TrainingConfig.model_validate(
         {
             "budget": {"steps": 4},
@@ -50,7 +57,7 @@ def trained(tmp_path, micro_batch: int):
     context = LocalContext(tmp_path / str(micro_batch))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=_words())
     result = train(context, config, model, Rows(), tokenizer, steps=4, optimizer=config.optimizer, digests={})
-    rows = [(row["loss"], row["grad_norm"]) for row in context.rows]
+    rows = [[row[name] for name in ("loss", "grad_norm", "balance") if name in row] for row in context.rows]
     return np.array(rows), torch.cat([p.detach().flatten() for p in model.parameters()]).numpy(), result
 
 
@@ -61,10 +68,11 @@ def _words():
 
 
 @pytest.mark.slow
-def test_accumulation_does_not_change_the_step(tmp_path):
-    one, weights, result = trained(tmp_path, 8)
+@pytest.mark.parametrize("architecture", [llama, experts])
+def test_accumulation_does_not_change_the_step(tmp_path, architecture):
+    one, weights, result = trained(tmp_path, 8, architecture)
     for micro_batch in (1, 2, 3, 4):
-        other, others, counted = trained(tmp_path, micro_batch)
+        other, others, counted = trained(tmp_path, micro_batch, architecture)
         np.testing.assert_allclose(other, one, rtol=2e-5)
         np.testing.assert_allclose(others, weights, atol=2e-6)
         assert (counted.supervised_tokens, counted.rows_without_labels) == (

@@ -59,3 +59,22 @@ def test_models_without_experts_or_without_the_loss_have_none():
 
     assert Routing.of(SimpleNamespace(), 4) is None
     assert Routing.of(SimpleNamespace(num_experts_per_tok=2, router_aux_loss_coef=0.0), 4) is None
+
+
+def test_a_mixture_of_experts_pretrains_evenly_and_tells_it(tmp_path, pretraining, tiny_corpus, tiny_tokeniser):
+    """The balancing loss trains the router: with it, experts are used more evenly than without."""
+    from recipe_runner.testing import LocalContext
+    from recipe_runner.testing.local import slot
+
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8}
+    routed = {"num_experts": 4, "num_experts_per_tok": 1, "moe_intermediate_size": 32, "max_position_embeddings": 64}
+    last = {}
+    for weight in (1e-9, 1.0):  # next to nothing, so that it is told without being learned
+        architecture = {"use": "qwen3-moe", **shape, **routed, "router_aux_loss_coef": weight, "initializer_range": 0.2}
+        config = pretraining(architecture=architecture, optimizer={"lr": 1e-2}, budget={"steps": 24})
+        context = LocalContext(tmp_path / str(weight), inputs={"corpus": tiny_corpus, "tokeniser": tiny_tokeniser})
+        slot("stage", {"use": "pretrain", **config}).build().run(context)
+        last[weight] = context.rows[-1]
+    assert last[1.0]["balance"] < min(1.1, last[1e-9]["balance"])
+    assert last[1.0]["expert_load_max"] < last[1e-9]["expert_load_max"]
+    assert last[1.0]["experts_unused"] == 0

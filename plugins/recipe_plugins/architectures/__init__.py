@@ -21,9 +21,23 @@ COMPONENTS: list[Component] = [
     ),
     Component(
         kind="architecture",
+        name="qwen3-moe",
+        target="recipe_plugins.architectures.qwen3_moe:Qwen3MoE",
+        config="recipe_plugins.architectures.config:Qwen3MoEConfig",
+        summary="qwen3 with a mixture of experts in every layer, and their balancing loss",
+    ),
+    Component(
+        kind="architecture",
         name="gpt2",
         target="recipe_plugins.architectures.gpt2:GPT2",
         config="recipe_plugins.architectures.config:GPT2Config",
         summary="a decoder with learned positions, LayerNorm and GELU",
+    ),
+    Component(
+        kind="architecture",
+        name="transformers",
+        target="recipe_plugins.architectures.library:Library",
+        config="recipe_plugins.architectures.config:TransformersConfig",
+        summary="any decoder of transformers, by the keys of its config.json",
     ),
 ]

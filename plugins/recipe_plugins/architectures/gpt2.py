@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import GPT2Config as GPT2Keys
 from transformers import GPT2LMHeadModel, PreTrainedModel
@@ -17,7 +19,7 @@ class GPT2:
 
     def build(self, vocab_size: int) -> PreTrainedModel:
         """See `recipe_runner.Architecture`."""
-        config = self.config
+        config: Any = self.config.sized(vocab_size)
         made = GPT2Keys(
             vocab_size=vocab_size,
             n_positions=config.max_position_embeddings,

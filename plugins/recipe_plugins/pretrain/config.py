@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from recipe_plugins.training.config import TextConfig, TrainingConfig
@@ -25,10 +26,12 @@ class PretrainConfig(TextConfig, TrainingConfig):
         architecture: Any = self.architecture.config
         optimizer: Any = self.optimizer.config
         parameters = architecture.parameters(vocab_size) if vocab_size else None
-        return training_estimate(
+        derived = architecture.derived(vocab_size) if vocab_size and hasattr(architecture, "derived") else ""
+        found = training_estimate(
             self,
             parameters=parameters,
             shape=architecture.shape(vocab_size) if vocab_size and hasattr(architecture, "shape") else None,
             vocab_size=vocab_size,
             state_bytes=None if parameters is None else optimizer.state_bytes(parameters),
         )
+        return replace(found, notes=[*([derived] if derived else []), *found.notes])

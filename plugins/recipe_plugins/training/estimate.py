@@ -1,8 +1,8 @@
 """What a training stage will cost, from shapes alone: parameters, FLOPs, bytes. Imports no torch.
 
-Counts of parameters are exact for the llama family (llama, mistral, qwen2, qwen3 without experts) and tested against
-built models. Memory is that of weights, gradients, master weights and optimizer states; activations, which depend on
-the device's kernels, are not in it.
+Counts of parameters are exact for the llama family (llama, mistral, qwen2, qwen3 with and without experts) and tested
+against built models. Memory is that of weights, gradients, master weights and optimizer states; activations, which
+depend on the device's kernels, are not in it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ FAMILY = {
     "mistral": {"qkv_bias": False, "qk_norm": False},
     "qwen2": {"qkv_bias": True, "qk_norm": False},
     "qwen3": {"qkv_bias": False, "qk_norm": True},
+    "qwen3_moe": {"qkv_bias": False, "qk_norm": True},
 }
 """The model types whose parameters are counted, and in what they differ."""
 
@@ -36,7 +37,8 @@ UNKNOWN = Estimate(notes=["parameters, memory and FLOPs are unknown: the model's
 class Shape:
     """The sizes of a model. `parameters` are all, tied ones once; `embedding` those of the input table; `head` those
     of the output product, tied or not; `width` is that of attention, heads × head size; `linear` has outputs and inputs
-    of each linear layer of a block, by name."""
+    of each linear layer of a block, by name (experts, which are stacked, are none); `inactive` are the parameters of
+    experts that a token does not go through."""
 
     parameters: int
     embedding: int
@@ -45,11 +47,17 @@ class Shape:
     layers: int
     width: int
     linear: Mapping[str, Sequence[int]]
+    inactive: int = 0
+
+    @property
+    def active(self) -> int:
+        """Parameters that a token meets."""
+        return self.parameters - self.inactive
 
     @property
     def multiplied(self) -> int:
-        """Parameters that a token is multiplied with: all but the input table, and the head even if it is the table."""
-        return self.parameters - self.embedding + (self.head if self.tied else 0)
+        """Parameters that a token is multiplied with: active ones but the input table, and the head even if tied."""
+        return self.active - self.embedding + (self.head if self.tied else 0)
 
     def flops_per_token(self, sequence_length: int) -> float:
         """Of a forward and backward pass: 6 · (non-embedding + head) + 12 · L · d · T.
@@ -78,24 +86,51 @@ def shape_of_config(keys: Mapping[str, Any]) -> Shape:
     hidden, layers, heads = keys["hidden_size"], keys["num_hidden_layers"], keys["num_attention_heads"]
     head_size = keys.get("head_dim") or hidden // heads
     queries, pairs = heads * head_size, (keys.get("num_key_value_heads") or heads) * head_size
-    wide = keys["intermediate_size"]
-    linear = {
+    attention = {
         "q_proj": (queries, hidden), "k_proj": (pairs, hidden), "v_proj": (pairs, hidden), "o_proj": (hidden, queries),
-        "gate_proj": (wide, hidden), "up_proj": (wide, hidden), "down_proj": (hidden, wide),
     }  # fmt: skip
-    block = sum(outputs * inputs for outputs, inputs in linear.values()) + 2 * hidden
+    block = sum(outputs * inputs for outputs, inputs in attention.values()) + 2 * hidden
     if family["qkv_bias"] or keys.get("attention_bias"):
         block += queries + 2 * pairs
     if keys.get("attention_bias"):
         block += hidden
     if family["qk_norm"]:
         block += 2 * head_size
-    if keys.get("mlp_bias"):
-        block += 2 * wide + hidden
+    feeding, inactive, dense = _feed_forward(keys)
     table = keys["vocab_size"] * hidden
     tied = bool(keys.get("tie_word_embeddings", False))
-    total = layers * block + hidden + table * (1 if tied else 2)
-    return Shape(total, embedding=table, head=table, tied=tied, layers=layers, width=queries, linear=linear)
+    return Shape(
+        parameters=layers * block + feeding + hidden + table * (1 if tied else 2),
+        embedding=table,
+        head=table,
+        tied=tied,
+        layers=layers,
+        width=queries,
+        linear={**attention, **dense},
+        inactive=inactive,
+    )
+
+
+def _feed_forward(keys: Mapping[str, Any]) -> tuple[int, int, dict[str, tuple[int, int]]]:
+    """Of all layers: the parameters, those of experts that a token does not go through, and a block's linear layers."""
+    hidden, layers, wide = keys["hidden_size"], keys["num_hidden_layers"], keys["intermediate_size"]
+    sparse = _layers_with_experts(keys)
+    linear = {"gate_proj": (wide, hidden), "up_proj": (wide, hidden), "down_proj": (hidden, wide)}
+    dense = 3 * wide * hidden + (2 * wide + hidden if keys.get("mlp_bias") else 0)
+    if not sparse:
+        return layers * dense, 0, linear
+    experts = keys.get("num_experts") or keys["num_local_experts"]
+    expert = 3 * keys["moe_intermediate_size"] * hidden
+    inactive = sparse * (experts - keys["num_experts_per_tok"]) * expert
+    router = experts * hidden
+    return sparse * (experts * expert + router) + (layers - sparse) * dense, inactive, {}
+
+
+def _layers_with_experts(keys: Mapping[str, Any]) -> int:
+    if keys["model_type"] != "qwen3_moe":
+        return 0
+    every, without = keys.get("decoder_sparse_step", 1), keys.get("mlp_only_layers") or ()
+    return sum((layer + 1) % every == 0 and layer not in without for layer in range(keys["num_hidden_layers"]))
 
 
 def known_shape(known: Known, name: str) -> Shape | None:
@@ -151,6 +186,8 @@ def training_estimate(
         memory = training_memory(parameters, layout=config.precision, state_bytes=state_bytes)
     saved = memory["weights"] + memory["optimizer_states"] if memory else None
     notes = []
+    if shape is not None and shape.inactive:
+        notes.append(f"{shape.active:,} parameters are active for a token")
     if parameters is not None and tokens is not None:
         notes.append(f"{tokens / parameters:.3g} tokens per parameter; Chinchilla's is {CHINCHILLA}")
     return Estimate(
