@@ -10,12 +10,16 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from recipe_plugins.training.answers import answer_losses
+from recipe_plugins.merge.config import MergeConfig
+from recipe_plugins.training.answers import answer_losses, conversations
 from recipe_plugins.training.conversations import Encoded, Renderer
-from recipe_runner import Record
+from recipe_runner import Corpus, Record, StageContext
 
 ROWS, TOKENS, CONTEXT = 8, 32, 512
 """Rows that are compared, at how many of their last tokens, after how many at most."""
+
+RECORDS = 64
+"""Held-out conversations of a domain whose answers are scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +43,28 @@ class Seen:
         return float((self.logits - other.logits).abs().max())
 
 
+def heldout(ctx: StageContext, config: MergeConfig) -> list[Record]:
+    """The conversations whose answers are scored: none without a corpus."""
+    if config.corpus is None:
+        return []
+    corpus = ctx.open(config.corpus)
+    assert isinstance(corpus, Corpus)
+    found = conversations(corpus, "heldout", limit=RECORDS)
+    return [record for records in found.values() for record in records]
+
+
+def random_rows(vocabulary: int, seed: int) -> list[list[int]]:
+    """`ROWS` rows of `TOKENS` random ids."""
+    generator = torch.Generator().manual_seed(seed)
+    rows: list[list[int]] = torch.randint(vocabulary, (ROWS, TOKENS), generator=generator).tolist()
+    return rows
+
+
 def probes(renderer: Renderer, records: Sequence[Record], seed: int) -> Probes:
     """The first conversations, or random ids of the vocabulary where there are none."""
     encoded = [found for found in renderer.encode(records) if isinstance(found, Encoded)]
     rows = [found.input_ids[:CONTEXT].tolist() for found in encoded[:ROWS]]
-    if not rows:
-        generator = torch.Generator().manual_seed(seed)
-        rows = torch.randint(len(renderer.tokenizer), (ROWS, TOKENS), generator=generator).tolist()
-    return Probes(rows, [found.record for found in encoded], renderer)
+    return Probes(rows or random_rows(len(renderer.tokenizer), seed), [found.record for found in encoded], renderer)
 
 
 @torch.no_grad()

@@ -21,19 +21,17 @@ import torch
 from recipe_plugins.adapters.saving import load_adapted, quantisation_of
 from recipe_plugins.merge.changes import read_changes
 from recipe_plugins.merge.config import MergeConfig
-from recipe_plugins.merge.gate import Probes, Seen, look, probes, with_model
+from recipe_plugins.merge.gate import Probes, Seen, heldout, look, probes, with_model
+from recipe_plugins.merge.models import merge_models
+from recipe_plugins.merge.rest import write_card, write_rest
 from recipe_plugins.merge.streaming import Dequantised, merge
-from recipe_plugins.training.answers import conversations
 from recipe_plugins.training.conversations import Renderer
 from recipe_plugins.training.estimate import shape_of_folder
 from recipe_plugins.training.generation import stops
 from recipe_plugins.training.loading import DTYPES, load_model, load_tokenizer
 from recipe_plugins.training.machine import device, set_threads
 from recipe_plugins.training.quantised import layers
-from recipe_runner import Adapter, Artifact, Corpus, Model, RecipeError, Record, StageContext
-
-RECORDS = 64
-"""Held-out conversations whose answers are scored."""
+from recipe_runner import Adapter, Artifact, Model, RecipeError, StageContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +60,20 @@ class MergeStage:
         self.config = config
 
     def run(self, ctx: StageContext) -> None:
-        """Compare base and adapter, merge, compare the result, keep the best."""
+        """Merge models by a method; or compare base and adapter, merge, compare the result, keep the best."""
         if ctx.rank:
             return
         set_threads(self.config.execution)
+        if self.config.method is not None:
+            merge_models(ctx, self.config, self.config.method)
+            return
+        assert self.config.model is not None
+        assert self.config.adapter is not None
         base, adapter = ctx.open(self.config.model), ctx.open(self.config.adapter)
         assert isinstance(adapter, Adapter)
         tokenizer = load_tokenizer(ctx, adapter)
         renderer = Renderer(tokenizer)
-        material = probes(renderer, self._records(ctx), ctx.seed("probes") % 2**32)
+        material = probes(renderer, heldout(ctx, self.config), ctx.seed("probes") % 2**32)
         reference = self._reference(ctx, base, adapter, material)
         candidates = [self._candidate(ctx, name, base, adapter, material, reference) for name in self._bases(adapter)]
         best = min(candidates, key=lambda c: c.difference if c.loss is None else c.loss)
@@ -79,17 +82,11 @@ class MergeStage:
         self._check(reference, best, exact=exact)
         for path in best.folder.iterdir():
             path.replace(ctx.payload / path.name)
-        _write_rest(base.payload, ctx.payload, renderer)
+        write_rest(base.payload, ctx.payload, tokenizer, stops(renderer))
         shape = shape_of_folder(base.payload)
         ctx.note(merge=facts, vocab_size=len(tokenizer), shape=shape.facts() if shape else None)
-
-    def _records(self, ctx: StageContext) -> list[Record]:
-        if self.config.corpus is None:
-            return []
-        corpus = ctx.open(self.config.corpus)
-        assert isinstance(corpus, Corpus)
-        found = conversations(corpus, "heldout", limit=RECORDS)
-        return [record for records in found.values() for record in records]
+        told = {name: value for name, value in facts.items() if name != "candidates" and value is not None}
+        write_card(ctx.folder, "an adapter merged into its base", {"base": base, "adapter": adapter}, told)
 
     def _bases(self, adapter: Adapter) -> list[str]:
         """The weights that the adapter is added to, to see which is better."""
@@ -166,14 +163,3 @@ def _facts(reference: Reference, candidates: list[Candidate], best: Candidate, q
         "difference": best.difference,
         "candidates": measured,
     }
-
-
-def _write_rest(base: Path, payload: Path, renderer: Renderer) -> None:
-    """Everything but the weights: the base's configs, the adapter's tokenizer and template, where answers end."""
-    path = base / "generation_config.json"
-    keys = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    given = keys.get("eos_token_id")
-    known = set(given if isinstance(given, list) else [] if given is None else [given])
-    keys["eos_token_id"] = sorted(known | stops(renderer))
-    (payload / "generation_config.json").write_text(json.dumps(keys, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    renderer.tokenizer.save_pretrained(payload)

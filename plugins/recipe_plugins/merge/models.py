@@ -1,0 +1,151 @@
+"""Several models into one, by a method: read, computed and written a block of rows at a time.
+
+Guarantees: the models have one vocabulary and one tokeniser, and agree whether the head is the embedding; the result
+loads, and computes numbers. With a corpus, it is measured beside the models that it was made of.
+
+Limit: whether the result is any good is for `evaluate` to say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recipe_plugins.merge.config import MergeConfig, MergeMethod
+from recipe_plugins.merge.gate import CONTEXT, heldout, random_rows, with_model
+from recipe_plugins.merge.parts import Part, Parts, Weights, spans
+from recipe_plugins.merge.rest import write_card, write_rest
+from recipe_plugins.merge.writing import write
+from recipe_plugins.training.answers import answer_losses
+from recipe_plugins.training.conversations import Renderer
+from recipe_plugins.training.estimate import shape_of_folder
+from recipe_plugins.training.loading import DTYPES, load_model, load_tokenizer
+from recipe_plugins.training.machine import device
+from recipe_runner import Artifact, Model, RecipeError, StageContext, Use
+
+VOCABULARIES = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt")
+"""Where the vocabulary of a tokeniser stands that has no `tokenizer.json`."""
+
+
+def merge_models(ctx: StageContext, config: MergeConfig, use: Use[MergeMethod]) -> None:
+    """Check that the models fit, merge them, check that the result computes, write what belongs to it."""
+    artifacts = {name: ctx.open(part.model) for name, part in config.models.items()}
+    base = None if config.model is None else ctx.open(config.model)
+    inputs = {**artifacts, **({"the base": base} if base else {})}
+    first = next(iter(artifacts.values()))
+    _one_vocabulary({name: artifact.payload for name, artifact in inputs.items()})
+    folder = ctx.work / "merged"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    _write_weights(ctx, config, use.build(), artifacts, base)
+    tokenizer = load_tokenizer(ctx, first)
+    write_rest(first.payload, folder, tokenizer, ends=())
+    losses = _measured(ctx, config, Model(folder, "", {}), inputs)
+    for path in folder.iterdir():
+        path.replace(ctx.payload / path.name)
+    shape = shape_of_folder(ctx.payload)
+    facts = {"method": use.component.identity, "models": {name: a.digest for name, a in inputs.items()}, **losses}
+    ctx.note(merge=facts, vocab_size=len(tokenizer), shape=shape.facts() if shape else None)
+    write_card(ctx.folder, f"{use.component.name} merge of {', '.join(artifacts)}", inputs, {"method": facts["method"]})
+
+
+def _write_weights(
+    ctx: StageContext,
+    config: MergeConfig,
+    method: MergeMethod,
+    artifacts: Mapping[str, Artifact],
+    base: Artifact | None,
+) -> None:
+    folder = ctx.work / "merged"
+    with ExitStack() as stack:
+        models = {
+            name: Part(Weights(artifact.payload, stack), config.models[name]) for name, artifact in artifacts.items()
+        }
+        parts = Parts(models, Weights(base.payload, stack) if base else None, ctx.seed)
+        origins = method.tensors(parts)
+        kinds = {name: models[origin.model].weights.kinds[origin.tensor] for name, origin in origins.items()}
+        method.prepare(parts)
+        block = config.block // (len(models) + 2)  # of each model, of the base, of the result
+
+        def rows(name: str) -> Any:
+            return (method.rows(parts, name, start, stop) for start, stop in spans(kinds[name], block))
+
+        write(folder, kinds, rows)
+        text = json.dumps(method.config(parts), indent=2, sort_keys=True)
+        (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _one_vocabulary(folders: Mapping[str, Path]) -> None:
+    """Raise `RecipeError` unless all have one tokeniser, and one way to store the head."""
+    (first, folder), *others = folders.items()
+    for name, other in others:
+        for what, read in (("tokeniser", tokeniser_digest), ("tying of head and embedding", _tied)):
+            if read(other) != read(folder):
+                raise RecipeError(
+                    f"{name} and {first} differ in their {what}",
+                    next="only models with one vocabulary can be merged: those that were fine-tuned from one model",
+                )
+
+
+def _tied(folder: Path) -> bool:
+    keys = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return bool(keys.get("tie_word_embeddings"))
+
+
+def tokeniser_digest(folder: Path) -> str:
+    """SHA-256 of what decides the ids of a text; how rows are padded and cut, and the chat template, are left out."""
+    path = folder / "tokenizer.json"
+    digest = hashlib.sha256()
+    if path.is_file():
+        keys = json.loads(path.read_text(encoding="utf-8"))
+        kept = {key: value for key, value in keys.items() if key not in ("padding", "truncation")}
+        digest.update(json.dumps(kept, sort_keys=True).encode())
+        return digest.hexdigest()
+    found = [folder / name for name in VOCABULARIES if (folder / name).is_file()]
+    if not found:
+        raise RecipeError(f"{folder} has no tokeniser, so nobody knows whether its ids are those of the other models")
+    for file in found:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _measured(ctx: StageContext, config: MergeConfig, merged: Model, models: Mapping[str, Artifact]) -> dict[str, Any]:
+    """With a corpus, mean nats on tokens of held-out answers, of all. Raises `RecipeError` for a broken result."""
+    rows = random_rows(len(load_tokenizer(ctx, next(iter(models.values())))), ctx.seed("probes") % 2**32)
+    if not _with(ctx, config, merged, lambda model: _finite(model, rows)):
+        raise RecipeError("the merged model computes no numbers", next="look at the weights and the scale")
+    records = heldout(ctx, config)
+    if not records:
+        return {}
+    renderer = Renderer(load_tokenizer(ctx, next(iter(models.values()))))
+
+    def loss(model: Any) -> float | None:
+        found = answer_losses(model, renderer, records, sequence_length=CONTEXT, device=model.device, permuted=False)
+        value: float | None = found.get("own", {}).get("content")
+        return value
+
+    losses = {name: _with(ctx, config, artifact, loss) for name, artifact in models.items()}
+    return {"loss": _with(ctx, config, merged, loss), "losses": losses}
+
+
+def _with(ctx: StageContext, config: MergeConfig, artifact: Artifact, use: Callable[[Any], Any]) -> Any:
+    """`use` of the model of an artifact, which is in memory no longer than that."""
+
+    def load() -> Any:
+        model: Any = load_model(ctx, artifact, dtype=DTYPES[config.precision])
+        return model.to(device(config.execution)).eval()
+
+    return with_model(load, use)
+
+
+@torch.no_grad()
+def _finite(model: Any, rows: list[list[int]]) -> bool:
+    ids = torch.tensor(rows, device=model.device)
+    return bool(model(input_ids=ids, use_cache=False).logits.isfinite().all())
