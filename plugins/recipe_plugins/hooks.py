@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from recipe_runner import Check, Component, hookimpl
 
 FOLDERS = (
-    "curation", "tokeniser", "pretrain", "anneal", "sft", "lora", "merge", "evaluate",
-    "architectures", "optimizers", "schedules", "adapters", "formats", "sources", "filters", "launchers",
+    "curation", "tokeniser", "pretrain", "anneal", "sft", "lora", "preference", "merge", "evaluate",
+    "architectures", "optimizers", "schedules", "adapters", "objectives", "formats", "sources", "filters", "launchers",
 )  # fmt: skip
 
 

@@ -30,6 +30,8 @@ STAGES = {
     "sft": {"use": "sft"},
     "lora": {"use": "lora", "adapter": {"use": "lora", "r": 4, "dropout": 0.1}},
     "qlora": {"use": "lora", **QLORA},
+    "dpo": {"use": "preference", "adapter": {"use": "lora", "r": 4, "dropout": 0.1}},
+    "kto": {"use": "preference", "objective": "kto", "optimizer": {"use": "adamw", "lr": 1e-3}},
 }
 
 
@@ -37,9 +39,10 @@ STAGES = {
 def talk(tmp_path_factory) -> Path:
     """Forty short conversations, none held out."""
     folder = tmp_path_factory.mktemp("talk")
-    rows = [{"id": str(n), "text": None, "meta": {}, "messages": [
+    rows = [{"id": str(n), "text": None, "messages": [
         {"role": "user", "content": f"What comes after {n}?"}, {"role": "assistant", "content": f"{n + 1}."},
-    ]} for n in range(40)]  # fmt: skip
+    ], "meta": {"preference": {"prompt": 1, "rejected": [{"role": "assistant", "content": f"{n}."}]}}}
+        for n in range(40)]  # fmt: skip
     (folder / "payload/train/talk").mkdir(parents=True)
     (folder / "payload/train/talk/0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shard = {"file": "train/talk/0.jsonl", "documents": 40, "bytes": 1}
@@ -88,7 +91,7 @@ def test_killed_and_resumed_equals_straight(spec, stage):
     assert folder_files(Path(killed["folder"]) / "payload") == folder_files(Path(straight["folder"]) / "payload")
 
 
-@pytest.mark.parametrize("stage", ["sft", "lora"])
+@pytest.mark.parametrize("stage", ["sft", "lora", "kto"])
 def test_two_processes_train_as_one(spec, stage):
     changes = {"adapter": {"use": "lora", "r": 4}} if stage == "lora" else {}  # dropout is drawn on each rank
     one, two = spec("one", stage, **changes), spec("two", stage, **changes)

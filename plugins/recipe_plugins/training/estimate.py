@@ -203,6 +203,30 @@ def training_estimate(
     )
 
 
+def adapter_estimate(config: LoopConfig, shape: Shape, method: Any, optimizer: Any) -> Estimate:
+    """The estimate of a stage that trains an adapter: frozen weights once, the rest for the adapter's parameters only.
+
+    `method` and `optimizer` are configs. FLOPs leave out the gradients of frozen weights, a third of a full step's.
+    """
+    if not hasattr(method, "trainable"):
+        return UNKNOWN
+    trainable = method.trainable(shape)
+    state_bytes = optimizer.state_bytes(trainable)
+    frozen = method.base_bytes(shape, 4 if config.precision == "fp32" else 2)
+    steps = config.steps(rows=None, parameters=shape.parameters)
+    tokens = None if steps is None else steps * config.tokens_per_step
+    a_token = shape.flops_per_token(config.sequence_length) - 2 * shape.multiplied + 6 * trainable
+    return Estimate(
+        parameters=shape.parameters + trainable,
+        trainable=trainable,
+        tokens=tokens,
+        steps=steps,
+        flops=None if tokens is None else a_token * tokens,
+        memory=training_memory(trainable, layout="fp32", state_bytes=state_bytes, frozen_bytes=frozen),
+        disk=(4 * trainable + state_bytes) * (config.execution.keep_checkpoints + 1),
+    )
+
+
 def training_facts(
     *,
     tokens: int,

@@ -72,8 +72,9 @@ def prepare(
             report.dropped[str(encoded)] += 1
             continue
         kept.append(encoded)
-        _count(encoded, renderer.end_of_turn, report)
-    _within(report, sequence_length, max_dropped)
+        report.kept += 1
+        count(encoded, renderer.end_of_turn, report)
+    within(report, sequence_length, max_dropped)
     return kept, report
 
 
@@ -102,15 +103,15 @@ def _learning(encoded: Encoded, train_on: str) -> Encoded | Unusable:
     return encoded if (encoded.labels != IGNORED).any() else Unusable("nothing-to-learn")
 
 
-def _count(encoded: Encoded, end_of_turn: int, report: Report) -> None:
-    report.kept += 1
+def count(encoded: Encoded, end_of_turn: int, report: Report) -> None:
+    """Add a conversation that is kept to `report`: its tokens, answers and stops."""
     report.tokens += len(encoded.input_ids)
     report.supervised += int((encoded.labels != IGNORED).sum())
     report.answers += len(encoded.spans)
     report.stops += sum(int(encoded.labels[end - 1]) == end_of_turn for _, end in encoded.spans)
 
 
-def _within(report: Report, sequence_length: int, max_dropped: float) -> None:
+def within(report: Report, sequence_length: int, max_dropped: float) -> None:
     """Raises `RecipeError` where too many rows are lost."""
     lost = report.truncated + sum(report.dropped.values())
     reasons = [f"{count} {reason}" for reason, count in sorted(report.dropped.items())]

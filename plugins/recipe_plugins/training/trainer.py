@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -122,7 +122,7 @@ class RecipeTrainerMixin:
         self.resumed_from: int | None = None
         self.last_loss = math.nan
         self._step_tokens = 0
-        super().__init__(data_collator=stack, callbacks=[_Hooks(self)], **library)  # type: ignore[call-arg]
+        super().__init__(data_collator=self.collate, callbacks=[_Hooks(self)], **library)  # type: ignore[call-arg]
         self.model_accepts_loss_kwargs = True  # tells Trainer that the loss is scaled for the whole step already
         self._step_loss = torch.zeros((), device=self.args.device)
         self.routing = Routing.of(library["model"].config, job.batch_size)
@@ -136,6 +136,14 @@ class RecipeTrainerMixin:
             rank=job.ctx.rank,
             world_size=job.ctx.world_size,
         )
+
+    def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """A micro-batch of rows; whatever else is in it, `labels` are (rows, tokens), by which tokens are counted."""
+        return stack(rows)
+
+    def step_metrics(self) -> dict[str, float]:
+        """What a trainer tells of each step beside the loss; called once a step, on every rank."""
+        return {}
 
     # ── what is optimized, and how ───────────────────────────────────────────────────────────────────────────────
 
@@ -173,7 +181,7 @@ class RecipeTrainerMixin:
         return DataLoader(
             self.job.rows,  # type: ignore[arg-type]
             batch_sampler=self.batches,
-            collate_fn=stack,
+            collate_fn=self.collate,
             num_workers=0,
             generator=torch.Generator(),
         )
@@ -226,9 +234,8 @@ class RecipeTrainerMixin:
         experts = (
             self.routing.metrics(lambda part: self.accelerator.reduce(part, reduction="sum")) if self.routing else {}
         )
-        self.job.ctx.metrics(
-            step, loss=loss, lr=logs["learning_rate"], grad_norm=norm, tokens_per_second=rate, **experts
-        )
+        told = {"loss": loss, "lr": logs["learning_rate"], "grad_norm": norm, **experts, **self.step_metrics()}
+        self.job.ctx.metrics(step, **told, tokens_per_second=rate)
         self.job.ctx.progress(step, self.job.steps, "steps", f"loss {loss:.3f}")
 
     def _diverged(self, step: int, loss: float, norm: float) -> RecipeError:

@@ -1,0 +1,67 @@
+"""Log-probabilities of answers: what preference training is a function of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from recipe_plugins.training.conversations import IGNORED
+
+Document = tuple[np.ndarray, np.ndarray]
+"""A conversation's `input_ids` and `labels`, both int32 (tokens,); -100 where nothing is learned; not shifted."""
+
+
+def padded(documents: Sequence[Document]) -> dict[str, torch.Tensor]:
+    """`input_ids`, `labels` and `position_ids`, int64 (documents, longest), padded at the end, where causal attention
+    never sees it."""
+    longest = max(len(ids) for ids, _ in documents)
+    shape = (len(documents), longest)
+    ids, labels = np.zeros(shape, np.int64), np.full(shape, IGNORED, np.int64)
+    for row, (tokens, learned) in enumerate(documents):
+        ids[row, : len(tokens)], labels[row, : len(tokens)] = tokens, learned
+    positions = torch.arange(longest).expand(shape).contiguous()
+    return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels), "position_ids": positions}
+
+
+def answer_log_probs(
+    model: Any, input_ids: torch.Tensor, labels: torch.Tensor, position_ids: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sum of the labelled tokens' log-probabilities in nats, fp32 (rows,), and how many they are, int64 (rows,).
+
+    All arguments are (rows, tokens); labels are shifted here.
+    """
+    logits = model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits
+    wanted = labels[:, 1:]
+    nats = functional.cross_entropy(
+        logits[:, :-1].float().transpose(1, 2), wanted, ignore_index=IGNORED, reduction="none"
+    )
+    return -nats.sum(dim=1), (wanted != IGNORED).sum(dim=1)
+
+
+@torch.no_grad()
+def log_probs_of(
+    model: Any,
+    documents: Sequence[Document],
+    *,
+    rows_at_once: int,
+    device: torch.device,
+    bf16: bool,
+    after_batch: Callable[[int], None] = lambda done: None,
+) -> np.ndarray:
+    """The documents' sums, float32 (documents,), of a model in eval mode, under autocast where `bf16`.
+
+    Documents of like length go together, so that little is padded. `after_batch` is told how many are done.
+    """
+    found = np.zeros(len(documents), np.float32)
+    order = sorted(range(len(documents)), key=lambda number: (len(documents[number][0]), number))
+    for start in range(0, len(order), rows_at_once):
+        numbers = order[start : start + rows_at_once]
+        batch = {key: value.to(device) for key, value in padded([documents[n] for n in numbers]).items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            found[numbers] = answer_log_probs(model, **batch)[0].cpu().numpy()
+        after_batch(start + len(numbers))
+    return found

@@ -1,0 +1,215 @@
+"""Answers with a judgement as rows to train on: pairs of a better and a worse one, or single ones, wanted or not.
+
+A record says it in `meta.preference` (see the format `preference`). Everything is as in fine-tuning: the same ids, the
+same masks, the end of turn learned; but of a conversation only the answer is learned, nothing of its prompt. Guarantee:
+records read = kept + dropped, each with a reason; nothing is ever cut.
+
+Where single answers are wanted, a pair is two of them, and each is stored with another prompt's answer after its own
+prompt, from which the distance to the reference is estimated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recipe_plugins.training.conversations import Encoded, Renderer, Unusable
+from recipe_plugins.training.log_probs import Document
+from recipe_plugins.training.preparation import Report, count
+from recipe_runner import RecipeError, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What a row is made of: the chosen and the rejected conversation, or one and a mismatched one.
+
+    Each of the two is a document (see `training.log_probs`).
+    """
+
+    first: Document
+    second: Document
+    desirable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An encoded conversation, and the token that its answer starts at."""
+
+    encoded: Encoded
+    start: int
+    desirable: bool
+
+    @property
+    def document(self) -> Document:
+        """Ids and labels."""
+        return self.encoded.input_ids, self.encoded.labels
+
+
+def judged_answers(
+    records: Iterable[Record], renderer: Renderer, *, paired: bool, sequence_length: int
+) -> tuple[list[list[Answer]], Report]:
+    """The answers of each record that is kept, the chosen and the rejected or its only one, and the account of all.
+
+    Raises `RecipeError` for a record without a judgement, or with one answer where pairs are wanted.
+    """
+    report, kept = Report(renderer.method), []
+    for found in _encoded(records, renderer, paired):
+        report.read += 1
+        usable = _usable(found, sequence_length, report)
+        if isinstance(usable, Unusable):
+            report.dropped[str(usable)] += 1
+            continue
+        report.kept += 1
+        for answer in usable:
+            count(answer.encoded, renderer.end_of_turn, report)
+        kept.append(usable)
+    return kept, report
+
+
+def examples_of(kept: Sequence[Sequence[Answer]], *, paired: bool, sequence_length: int) -> list[Example]:
+    """The rows: pairs as they are, or every answer with a mismatched one.
+
+    Raises `RecipeError` where there is no other prompt whose answer fits.
+    """
+    if paired:
+        return [Example(chosen.document, rejected.document) for chosen, rejected in kept]
+    return _mismatched([answer for answers in kept for answer in answers], sequence_length)
+
+
+def _encoded(records: Iterable[Record], renderer: Renderer, paired: bool) -> Iterator[list[Answer | Unusable]]:
+    """For each record its answers: the chosen and the rejected one, or its only one."""
+    asked = [(record, _conversations(record, paired)) for record in records]
+    found = renderer.encode(conversation for _, conversations in asked for conversation in conversations)
+    for record, conversations in asked:
+        good = [bool(record.meta["preference"].get("desirable", number == 0)) for number in range(len(conversations))]
+        yield [_answer(next(found), record, wanted) for wanted in good]
+
+
+def _conversations(record: Record, paired: bool) -> list[Record]:
+    judged = record.meta.get("preference")
+    if not isinstance(judged, Mapping) or not record.messages:
+        raise RecipeError(
+            f"record {record.id} of the corpus has no judgement",
+            next="read its source with `format: preference` or `format: unpaired-preference`",
+        )
+    if "rejected" in judged:
+        other = [*record.messages[: judged["prompt"]], *judged["rejected"]]
+        return [record, Record(record.id, messages=other, meta=record.meta)]
+    if paired:
+        raise RecipeError(
+            f"record {record.id} of the corpus is a single answer, and the objective takes pairs",
+            next="set objective: kto, which takes single answers, or bring pairs with `format: preference`",
+        )
+    return [record]
+
+
+def _answer(found: Encoded | Unusable, record: Record, desirable: bool) -> Answer | Unusable:
+    """Only the answer learned: nothing before it, and no turn of it that is switched off."""
+    if isinstance(found, Unusable):
+        return found
+    prompt = (record.messages or ())[: record.meta["preference"]["prompt"]]
+    earlier = sum(message["role"] == "assistant" for message in prompt)
+    start = found.spans[earlier][0]
+    found.supervised[:start] = False
+    for first, end in found.switched_off:
+        found.supervised[first:end] = False
+    found.spans = found.spans[earlier:]
+    return Answer(found, start, desirable) if found.supervised.any() else Unusable("nothing-to-learn")
+
+
+def _usable(found: list[Answer | Unusable], sequence_length: int, report: Report) -> list[Answer] | Unusable:
+    answers = []
+    for answer in found:
+        if isinstance(answer, Unusable):
+            return answer
+        report.longest = max(report.longest, len(answer.encoded.input_ids))
+        answers.append(answer)
+    if any(len(answer.encoded.input_ids) > sequence_length for answer in answers):
+        return Unusable("too-long")
+    if len(answers) == 2 and np.array_equal(answers[0].encoded.input_ids, answers[1].encoded.input_ids):
+        return Unusable("chosen-is-rejected")
+    return answers
+
+
+def _mismatched(answers: Sequence[Answer], sequence_length: int) -> list[Example]:
+    """Each answer, and after its prompt the next answer that belongs to another one."""
+    examples = []
+    for number, answer in enumerate(answers):
+        prompt = answer.document[0][: answer.start]
+        others = (answers[(number + step) % len(answers)] for step in range(1, len(answers)))
+        fitting = (other for other in others if _fits(prompt, other, sequence_length))
+        other = next(fitting, None)
+        if other is None:
+            raise RecipeError(
+                f"record {answer.encoded.record.id}: no answer to another prompt fits behind its prompt",
+                next="raise sequence_length, or bring more than one prompt",
+            )
+        examples.append(Example(answer.document, _behind(answer, other), answer.desirable))
+    return examples
+
+
+def _fits(prompt: np.ndarray, other: Answer, sequence_length: int) -> bool:
+    ids = other.document[0]
+    length = len(prompt) + len(ids) - other.start
+    return length <= sequence_length and not np.array_equal(prompt, ids[: other.start])
+
+
+def _behind(answer: Answer, other: Answer) -> Document:
+    """The prompt of `answer` with the answer of `other`."""
+    (ids, labels), (others, learned) = answer.document, other.document
+    head, tail = slice(answer.start), slice(other.start, None)
+    return np.concatenate([ids[head], others[tail]]), np.concatenate([labels[head], learned[tail]])
+
+
+# ── on disk ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def write_examples(examples: Sequence[Example], folder: Path) -> None:
+    """Store `examples` in `folder`: all documents one after the other, int32, and where each ends."""
+    documents = [document for example in examples for document in (example.first, example.second)]
+    np.save(folder / "input_ids.npy", np.concatenate([ids for ids, _ in documents]))
+    np.save(folder / "labels.npy", np.concatenate([labels for _, labels in documents]))
+    np.save(folder / "ends.npy", np.cumsum([len(ids) for ids, _ in documents], dtype=np.int64))
+    np.save(folder / "desirable.npy", np.array([example.desirable for example in examples]))
+
+
+class Documents(Sequence[Document]):
+    """The documents of `write_examples`: those of example n are 2n and 2n + 1."""
+
+    def __init__(self, folder: Path) -> None:
+        self._ids = np.load(folder / "input_ids.npy", mmap_mode="r")
+        self._labels = np.load(folder / "labels.npy", mmap_mode="r")
+        self._ends = np.load(folder / "ends.npy")
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[n] for n in range(*number.indices(len(self)))]
+        start = self._ends[number - 1] if number else 0
+        return self._ids[start : self._ends[number]], self._labels[start : self._ends[number]]
+
+
+class ExampleRows:
+    """Rows as `training.order.Rows`: `first` and `second`, `desirable`, and the `reference` of the two in nats."""
+
+    def __init__(self, folder: Path, reference: np.ndarray) -> None:
+        self.documents = Documents(folder)
+        self._desirable, self._reference = np.load(folder / "desirable.npy"), reference
+
+    def __len__(self) -> int:
+        return len(self._desirable)
+
+    def __getitem__(self, number: int) -> Mapping[str, Any]:
+        first, second = 2 * number, 2 * number + 1
+        return {
+            "first": self.documents[first],
+            "second": self.documents[second],
+            "desirable": bool(self._desirable[number]),
+            "reference": self._reference[first : second + 1],
+        }
