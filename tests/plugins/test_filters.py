@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from recipe_plugins.filters.copies import components
 from recipe_plugins.filters.text import plain
@@ -185,6 +186,24 @@ def test_without_a_threshold_pairs_are_found_as_banding_promises(pairs, tmp_path
 def test_a_threshold_takes_away_what_is_not_alike(pairs, tmp_path):
     assert recall(pairs, tmp_path, 0.4, 0.6, threshold=0.75)[0] == 0
     assert recall(pairs, tmp_path, 0.9, 1.01, threshold=0.75)[0] == 1
+
+
+def test_verified_pairs_are_those_whose_sets_are_alike(pairs, tmp_path):
+    """The estimate errs on both sides of a threshold; the sets do not, whatever the batches."""
+    near = [pair for pair in pairs if 0.6 <= pair[0] < 0.9][:400]
+    records = [record for _, a, b in near for record in (a, b)]
+    batches = [records[at : at + 99] for at in range(0, len(records), 99)]
+    every = decide(build("minhash-dedup", threshold=0), batches, tmp_path / "every")
+    verified = decide(build("minhash-dedup", threshold=0.75, verify=True), batches, tmp_path / "verified")
+    guessed = decide(build("minhash-dedup", threshold=0.75), batches, tmp_path / "guessed")
+    right = {b.id: not every[b.id][0] and s >= 0.75 for s, _, b in near}
+    assert {name: not verified[name][0] for name in right} == right
+    assert sum((not guessed[name][0]) != right[name] for name in right) > 10
+
+
+def test_a_verified_threshold_is_above_nothing():
+    with pytest.raises(ValidationError, match="verify: true needs a threshold"):
+        build("minhash-dedup", threshold=0, verify=True)
 
 
 def test_signatures_estimate_the_jaccard_index(pairs):

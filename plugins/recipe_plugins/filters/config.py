@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recipe_plugins.filters.rules.config import Definition, by_preset
 from recipe_runner import Config, Share
@@ -48,3 +48,12 @@ class MinHashDedupConfig(Config):
     threshold: Share = Field(
         default=0.7, description="share of hashes that must agree, an estimate of the Jaccard index s; 0: any candidate"
     )
+    verify: bool = Field(
+        default=False, description="compare s itself with the threshold: the n-grams' hashes lie on disk meanwhile"
+    )
+
+    @model_validator(mode="after")
+    def _against_something(self) -> MinHashDedupConfig:
+        if self.verify and not self.threshold:
+            raise ValueError("verify: true needs a threshold above 0; 0 takes any candidate")
+        return self

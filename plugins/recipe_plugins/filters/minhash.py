@@ -3,7 +3,8 @@
 The one idea: a text is the set of its word n-grams; the smallest of each of many hashes of that set is its signature;
 the share of equal positions of two signatures estimates the Jaccard index of the sets. Documents that agree in all
 rows of a band are candidates, and copies if as many hashes agree as `threshold` asks. Copies of copies are one
-cluster. Everything is numpy over a whole batch; signatures (4 bytes a hash) live on disk.
+cluster. With `verify` the n-gram sets of candidates are compared (as their 32-bit hashes), not their signatures.
+Everything is numpy over a whole batch; signatures (4 bytes a hash) and sets (4 bytes a word) live on disk.
 Limits: what is compared is lower-case words (`filters.text.plain`); a text shorter than an n-gram is one shingle; of a
 text longer than `PART` the n-grams across the cuts are not seen; a small text inside a large one is not found.
 """
@@ -11,12 +12,14 @@ text longer than `PART` the n-grams across the cuts are not seen; a small text i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from recipe_plugins.filters.config import MinHashDedupConfig
 from recipe_plugins.filters.copies import Seen, components, judged, packed
+from recipe_plugins.filters.sets import Sets, packed_sets
 from recipe_plugins.filters.text import plain, text_of
 from recipe_runner import Record, Verdict
 
@@ -91,16 +94,23 @@ class MinHashDedup:
     # ── one batch ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def sketch(self, batch: Sequence[Record]) -> bytes:
-        """The signature of each text."""
+        """The signature of each text, and with `verify` its n-grams."""
         signatures = np.full((len(batch), self._width), np.iinfo(np.uint32).max, "<u4")
+        sets: list[list[np.ndarray]] = [[] for _ in batch]
         for owners, texts in _grouped(batch):
-            np.minimum.at(signatures, owners, self.signatures(texts))
-        return packed(batch, signatures)
+            hashes, starts = self._shingles.of(texts)
+            np.minimum.at(signatures, owners, self._minima(hashes, starts))
+            if self.config.verify:
+                for owner, part in zip(owners, np.split(hashes, starts[1:]), strict=True):
+                    sets[owner].append(part)
+        return packed(batch, signatures) + (packed_sets(sets) if self.config.verify else b"")
 
     def signatures(self, texts: Sequence[bytes]) -> np.ndarray:
         """(texts, bands * rows) u32; `texts` are words with one space between them."""
-        hashes, starts = self._shingles.of(texts)
-        found = np.empty((len(texts), self._width), "<u4")
+        return self._minima(*self._shingles.of(texts))
+
+    def _minima(self, hashes: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        found = np.empty((len(starts), self._width), "<u4")
         for column, (factor, term) in enumerate(zip(self._factors, self._terms, strict=True)):
             found[:, column] = np.minimum.reduceat(hashes * factor + term, starts)
         return found
@@ -108,28 +118,38 @@ class MinHashDedup:
     # ── all documents ────────────────────────────────────────────────────────────────────────────────────────────
 
     def decide(self, sketches: Iterable[bytes], work: Path) -> Path:
-        """Candidates of every band that agree as the threshold asks, and what they are connected to."""
+        """Documents that are linked, directly or by others, are one cluster."""
         seen = Seen(work)
-        with open(work / "signatures", "wb") as file:
-            for rows in seen.rows(sketches, self._row):
-                file.write(rows.tobytes())
-        labels = np.arange(len(seen.keys))
-        if len(labels):
-            signatures = np.memmap(work / "signatures", "<u4", "r", shape=(len(labels), self._width))
-            pairs = [pair for band in range(self.config.bands) for pair in self._pairs(signatures, band, seen.keys)]
-            labels = components(len(labels), *(np.concatenate(side) for side in zip(*pairs, strict=True)))
-        (work / "signatures").unlink()
-        return seen.decide(labels)
+        links = self.links(sketches, seen, work)
+        return seen.decide(components(len(seen.keys), *links))
 
-    def _pairs(self, signatures: np.ndarray, band: int, keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Pairs of a band's buckets: neighbours, and each with the first; the order is that of the keys."""
+    def links(self, sketches: Iterable[bytes], seen: Seen, work: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Positions, (n,) int64 both, of candidates that are as alike as the threshold asks; `seen` takes them all."""
+        with Sets(work / "sets") as sets, open(work / "signatures", "wb") as file:
+            for rows in seen.rows(sets.taken(sketches) if self.config.verify else sketches, self._row):
+                file.write(rows.tobytes())
+        pairs = np.empty(0, np.int64)
+        if count := len(seen.keys):
+            signatures = np.memmap(work / "signatures", "<u4", "r", shape=(count, self._width))
+            for band in range(self.config.bands):
+                pairs = np.union1d(pairs, self._candidates(signatures, band, seen.keys))
+            left, right = np.divmod(pairs, count)
+            alike = sets.alike if self.config.verify else partial(self._alike, signatures)
+            chosen = alike(left, right, self.config.threshold)
+            pairs, left, right = pairs[chosen], left[chosen], right[chosen]
+        for name in ("signatures", "sets"):
+            (work / name).unlink()
+        return (left, right) if len(pairs) else (pairs, pairs)
+
+    def _candidates(self, signatures: np.ndarray, band: int, keys: np.ndarray) -> np.ndarray:
+        """Pairs of a band's buckets, neighbours and each with the first in the order of the keys, as one number each:
+        left times the number of documents, and right."""
         hashes = self._band(signatures, band)
         order = np.lexsort((keys, hashes))
         new = np.concatenate([[True], hashes[order[1:]] != hashes[order[:-1]]])
         head = np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))
         member = np.flatnonzero(~new)
-        for before in (member - 1, head[member]):
-            yield self._alike(signatures, order[before], order[member])
+        return np.concatenate([order[before] * len(order) + order[member] for before in (member - 1, head[member])])
 
     def _band(self, signatures: np.ndarray, band: int) -> np.ndarray:
         """One u64 for the rows of a band of each document."""
@@ -142,12 +162,11 @@ class MinHashDedup:
             hashes[start : start + BLOCK] = combined
         return hashes
 
-    def _alike(self, signatures: np.ndarray, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        needed = self.config.threshold * self._width
+    def _alike(self, signatures: np.ndarray, left: np.ndarray, right: np.ndarray, threshold: float) -> np.ndarray:
+        """(pairs,) bool: whether the signatures agree in that share of their hashes."""
         parts = [slice(start, start + BLOCK) for start in range(0, len(left), BLOCK)]
-        agree = [(signatures[left[part]] == signatures[right[part]]).sum(1) >= needed for part in parts]
-        alike = np.concatenate([np.empty(0, bool), *agree])
-        return left[alike], right[alike]
+        agree = [(signatures[left[part]] == signatures[right[part]]).sum(1) for part in parts]
+        return np.concatenate([np.empty(0, int), *agree]) >= threshold * self._width
 
     def judge(self, batch: Sequence[Record], state: Path) -> list[Verdict]:
         """All but one of a cluster go."""

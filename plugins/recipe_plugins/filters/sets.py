@@ -1,0 +1,62 @@
+"""Sets of 32-bit hashes, one for each document, on disk: what `minhash-dedup` verifies with.
+
+The one idea: a sketch ends with its documents' sets, sorted, and their sizes; only the sizes stay in memory (8 bytes a
+document). Limit: a page of the file is read for each of the two sets of a pair.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+TAIL = struct.Struct("<QQ")
+
+
+def packed_sets(sets: Sequence[Sequence[np.ndarray]]) -> bytes:
+    """Each document's parts as one set; then its sizes, and how many sets and hashes there are."""
+    whole = [np.unique(np.concatenate([np.empty(0, "<u4"), *parts])).astype("<u4") for parts in sets]
+    sizes = np.array([len(found) for found in whole], "<u8")
+    return b"".join([*(found.tobytes() for found in whole), sizes.tobytes(), TAIL.pack(len(whole), int(sizes.sum()))])
+
+
+class Sets:
+    """The sets of all documents, in the order in which they came."""
+
+    def __init__(self, file: Path) -> None:
+        self._path, self._file = file, open(file, "wb")  # noqa: SIM115
+        self._sizes: list[np.ndarray] = [np.zeros(1, "<u8")]
+
+    def __enter__(self) -> Sets:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+
+    def taken(self, sketches: Iterable[bytes]) -> Iterator[bytes]:
+        """The sketches, once the sets at their ends are on disk."""
+        for sketch in sketches:
+            count, hashes = TAIL.unpack_from(sketch, len(sketch) - TAIL.size)
+            sizes = len(sketch) - TAIL.size - 8 * count
+            self._sizes.append(np.frombuffer(sketch, "<u8", count, sizes))
+            self._file.write(sketch[sizes - 4 * hashes : sizes])
+            yield sketch
+
+    def alike(self, left: np.ndarray, right: np.ndarray, threshold: float) -> np.ndarray:
+        """(pairs,) bool: whether the Jaccard index of two sets is `threshold` or more."""
+        bounds = np.cumsum(np.concatenate(self._sizes)).tolist()
+        if not bounds[-1]:
+            return np.zeros(len(left), bool)
+        hashes = np.memmap(self._path, "<u4", "r")
+        pairs = zip(left.tolist(), right.tolist(), strict=True)
+        found = [_jaccard(*(hashes[bounds[n] : bounds[n + 1]] for n in pair)) >= threshold for pair in pairs]
+        return np.array(found, bool)
+
+
+def _jaccard(one: np.ndarray, other: np.ndarray) -> float:
+    """Of two sorted sets, of which at least one holds something."""
+    both = len(np.intersect1d(one, other, assume_unique=True))
+    return both / (len(one) + len(other) - both)
