@@ -17,7 +17,16 @@ import numpy as np
 from recipe_plugins.filters.marks import DATATROVE_MARKS
 
 UNICODE_WORD = re.compile(r"\w+(?:[-'’]\w+)*|[^\w\s]+")
-SPLITTERS: dict[str, Callable[[str], list[str]]] = {"whitespace": str.split, "unicode": UNICODE_WORD.findall}
+ASCII_WORD = re.compile(r"\w+(?:[-']\w+)*|[^\w\s\x1c-\x1f]+", re.ASCII)
+"""The same for a text in ASCII, a third faster; Unicode counts the four separators as white space."""
+
+
+def unicode_words(text: str) -> list[str]:
+    """Letters and digits, joined by single hyphens and apostrophes; runs of other marks."""
+    return (ASCII_WORD if text.isascii() else UNICODE_WORD).findall(text)
+
+
+SPLITTERS: dict[str, Callable[[str], list[str]]] = {"whitespace": str.split, "unicode": unicode_words}
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 FLAGS = ("speaks", "counts", "letter", "symbol")
 FEATURES = np.dtype([("length", "<u4"), *((flag, "?") for flag in FLAGS), ("stop", "u1"), ("fold", "u1")])
@@ -53,6 +62,11 @@ class Words:
         self._held[text] = found
         self._size += len(text)
         return found
+
+    def count(self, text: str) -> int:
+        """How many words; a text that is not held is not taken in for that."""
+        found = self._held.get(text)
+        return len(self._split(text) if found is None else found)
 
     def features(self, numbers: np.ndarray) -> np.ndarray:
         """(words,) of `FEATURES`: length, whether it has more than marks (`speaks`; as datatrove sees it `counts`), a

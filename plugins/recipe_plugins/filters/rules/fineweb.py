@@ -39,7 +39,7 @@ class FinewebQuality(ByWords):
         """Lines that are not blank; shares of those, of characters, and breaks a word."""
         lines = [line for line in text.split("\n") if line.strip()]
         shown = [line.strip() for line in lines] if self.config.strip else lines
-        breaks, words = text.count("\n"), len(self.words.numbers(text))
+        breaks, words = text.count("\n"), self.words.count(text)
         return {
             "lines": len(lines),
             "line_ends": share(sum(line.endswith(TERMINALS) for line in shown), len(shown)),

@@ -26,7 +26,7 @@ from recipe_plugins.filters.text import text_of
 from recipe_plugins.filters.words import ByWords
 from recipe_runner import Record, Verdict
 
-LINES, PARAGRAPHS = re.compile(r"\n+"), re.compile(r"\n{2,}")
+PARAGRAPHS = re.compile(r"\n{2,}")
 TOP, REPEATED = range(2, 5), range(5, 11)
 
 STATISTICS = (
@@ -58,8 +58,8 @@ class GopherRepetition(ByWords):
 
     def _of_parts(self, text: str, size: int) -> dict[str, float]:
         each = self.config.preset == "dolma"
-        paragraphs = text.split("\n\n") if each else PARAGRAPHS.split(text.strip())
-        lines = text.split("\n") if each else LINES.split(text)
+        paragraphs = text.split("\n\n") if each or "\n\n" not in text else PARAGRAPHS.split(text.strip())
+        lines = text.split("\n") if each else between_breaks(text)
         found = {}
         for name, parts in (("paragraph", paragraphs), ("line", lines)):
             count, characters = again(parts, each)
@@ -96,6 +96,14 @@ class GopherRepetition(ByWords):
         return share((ends[starts + n] - ends[starts]).sum(), (ends[n:] - ends[:-n]).sum())
 
 
+def between_breaks(text: str) -> list[str]:
+    """What runs of line breaks part, as `re.split` has it: an empty part only before the first run or after the last."""
+    inner = [line for line in text.split("\n") if line]
+    if len(inner) == text.count("\n") + 1:
+        return inner
+    return [*([""] if text[:1] in ("", "\n") else []), *inner, *([""] if text[-1:] == "\n" else [])]
+
+
 def again(parts: Sequence[str], each: bool) -> tuple[int, int]:
     """How many parts repeat another, and their characters: after the first time, or `each` time."""
     once = set(parts)
@@ -122,18 +130,20 @@ def repeated(numbers: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]
 
 def _twice(starts: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of the starts those whose key is there more than once, with a small number for each key."""
-    order = np.argsort(keys)
+    order = keys.argsort()
     ranked = keys[order]
     new = np.empty(len(keys), bool)
     new[0] = True
     np.not_equal(ranked[1:], ranked[:-1], out=new[1:])
-    alone = new.copy()
-    alone[:-1] &= new[1:]
-    if alone.all():
+    twice = ~new
+    twice[:-1] |= twice[1:]
+    order = order[twice]
+    if not len(order):
         return starts[:0], keys[:0]
-    order, new = order[~alone], new[~alone]
-    back = np.argsort(order)
-    return starts[order[back]], (np.cumsum(new) - 1)[back]
+    labels = np.full(len(keys), -1)
+    labels[order] = new[twice].cumsum()
+    places = (labels >= 0).nonzero()[0]
+    return starts[places], labels[places] - 1
 
 
 def greedy(n: int, starts: np.ndarray, labels: np.ndarray, ends: np.ndarray) -> int:
