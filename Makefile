@@ -1,6 +1,7 @@
 # make tiny    from raw text to a merged chat model, in five minutes on two CPU cores
 # make test    every test
 # make check   lint, types, walls
+# make bench-curation  curation beside datatrove, rensa and datasketch; CORPUS=file.jsonl for your own text
 # Each makes .venv first, with the versions of constraints.txt.
 
 PYTHON ?= python3
@@ -8,10 +9,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help tiny test check clean
+.PHONY: help tiny test check bench-curation clean
 
 help:
-	@sed -n '1,4s/^# //p' Makefile
+	@sed -n '1,5s/^# //p' Makefile
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +30,9 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/unit/test_walls.py
+
+bench-curation: $(INSTALLED)
+	$(BIN)/python tests/benchmarks/curation/bench.py $(if $(CORPUS),--corpus $(CORPUS))
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -5,15 +5,16 @@ from __future__ import annotations
 from recipe_runner import Component
 
 
-def _source(name: str, target: str, config: str, summary: str) -> Component:
+def _source(name: str, target: str, config: str, summary: str, version: int = 1) -> Component:
     home = "recipe_plugins.sources"
     return Component(
-        kind="source", name=name, target=f"{home}.{target}", config=f"{home}.config:{config}", summary=summary
-    )
+        kind="source", name=name, target=f"{home}.{target}", config=f"{home}.config:{config}", summary=summary,
+        version=version,
+    )  # fmt: skip
 
 
 COMPONENTS: list[Component] = [
-    _source("jsonl", "jsonl:Jsonl", "JsonlConfig", "JSON Lines, plain, .gz or .zst: a file, a folder or a glob"),
+    _source("jsonl", "jsonl:Jsonl", "JsonlConfig", "JSON Lines, plain, .gz or .zst: a file, a folder or a glob", 2),
     _source("text", "text:TextFiles", "TextConfig", "text files, one document each: a file, a folder or a glob"),
     _source("parquet", "tables:Parquet", "ParquetConfig", "Parquet files"),
     _source("csv", "tables:Csv", "CsvConfig", "CSV files with a header, plain, .gz or .zst"),

@@ -15,8 +15,8 @@ from recipe_plugins.sources.config import JsonlConfig
 from recipe_plugins.sources.files import Placed, chunks, lines, matching, packed, revision, root_of
 from recipe_runner import BadRow, Piece, Row
 
-RANGE = 16_000_000
-"""Bytes of a plain file that make a piece."""
+RANGE, LEAST, PARTS = 16_000_000, 2_000_000, 16
+"""Bytes of a plain file that make a piece, at most and at least, and the pieces that a file has before they grow."""
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
 
 
@@ -37,34 +37,43 @@ class Jsonl:
         """Ranges of bytes, in the order of the files' names."""
         root = root_of(self.config.path)
         return [
-            Piece(f"{file.relative_to(root).as_posix()}@{start}", (str(file), start))
+            Piece(f"{file.relative_to(root).as_posix()}@{start}", (str(file), start, end))
             for file in self._files()
-            for start in ([0] if packed(file) else range(0, max(1, file.stat().st_size), RANGE))
+            for start, end in ranges(file)
         ]
 
     def read(self, piece: Piece) -> Iterator[Row | BadRow]:
         """One row a line that is not blank."""
-        path, start = Path(piece.payload[0]), piece.payload[1]
+        path, start, end = Path(piece.payload[0]), *piece.payload[1:]
         place = _counter(path, start)
-        for number, line in enumerate(self._lines(path, start), 1):
+        for number, line in enumerate(self._lines(path, start, end), 1):
             if line is None:
                 yield BadRow(place(number), f"longer than max_line, {self.config.max_line:,} bytes")
             elif line.strip():
                 row = parse(line)
                 yield BadRow(place(number), row) if isinstance(row, str) else Placed(row, place, number)
 
-    def _lines(self, path: Path, start: int) -> Iterator[bytes | None]:
-        """The lines that start in the range, which a packed file has but one of."""
+    def _lines(self, path: Path, start: int, end: int | None) -> Iterator[bytes | None]:
+        """The lines that start in the range; without an `end` that is the file."""
         # Read from one byte before: what stands in front of the first line end started in the range before this one.
         found = lines(chunks(path, max(0, start - 1)), self.config.max_line)
         position = max(0, start - 1)
         if start:
             position += next(found, (b"", 0))[1]
         for line, length in found:
-            if position >= start + RANGE and not packed(path):
+            if end is not None and position >= end:
                 return
             position += length
             yield line
+
+
+def ranges(file: Path) -> list[tuple[int, int | None]]:
+    """Where the ranges of a file start and end; a packed file is one without an end."""
+    if packed(file):
+        return [(0, None)]
+    size = file.stat().st_size
+    step = min(RANGE, max(LEAST, -(-size // PARTS)))
+    return [(start, start + step) for start in range(0, max(1, size), step)]
 
 
 def parse(line: bytes) -> dict[str, Any] | str:

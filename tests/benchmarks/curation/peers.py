@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def _splitter(words: str, sentences: str) -> Any:
         def span_tokenize(self, text: str) -> list[tuple[int, int]]:
             ends = [match.end() for match in sentence.finditer(text)]
             bounds = [0, *(end for end in ends if end < len(text)), len(text)]
-            return [pair for pair in zip(bounds, bounds[1:], strict=False) if pair[0] < pair[1]]
+            return [pair for pair in pairwise(bounds) if pair[0] < pair[1]]
 
     return Splitter("eng")
 

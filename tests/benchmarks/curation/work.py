@@ -34,7 +34,15 @@ def measured(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def peak() -> int:
     """Bytes of the largest of this process and its children so far."""
     unit = 1 if sys.platform == "darwin" else 1024
-    return unit * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return max(_own(unit), unit * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+
+
+def _own(unit: int) -> int:
+    # Linux counts into a process's ru_maxrss what the one that started it had; VmHWM starts with the program.
+    if sys.platform != "linux":
+        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with open("/proc/self/status", encoding="ascii") as status:
+        return 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 
 
 def _cpu() -> float:
