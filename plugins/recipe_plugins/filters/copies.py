@@ -55,7 +55,7 @@ class Seen:
                 count, text = HEAD.unpack_from(sketch)
                 at = HEAD.size
                 for held, kind in ((keys, "S16"), (priorities, "<u4"), (lengths, "<u8")):
-                    held.append(np.frombuffer(sketch, kind, count, at))
+                    held.append(np.frombuffer(sketch, kind, count, at).copy())  # a view would hold the sketch
                     at += count * np.dtype(kind).itemsize
                 ids.write(sketch[at : at + text])
                 yield np.frombuffer(sketch, row, count, at + text)

@@ -11,9 +11,11 @@ text longer than `PART` the n-grams across the cuts are not seen; a small text i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -25,7 +27,7 @@ from recipe_runner import Record, Verdict
 
 PART = 1_000_000
 """Characters of text hashed at once; bounds the memory."""
-BLOCK = 1 << 16
+BLOCK = 1 << 13
 """Signatures looked at at once."""
 BASE = np.uint64(0x9E3779B97F4A7C15)
 SPACE = 32
@@ -125,48 +127,51 @@ class MinHashDedup:
 
     def links(self, sketches: Iterable[bytes], seen: Seen, work: Path) -> tuple[np.ndarray, np.ndarray]:
         """Positions, (n,) int64 both, of candidates that are as alike as the threshold asks; `seen` takes them all."""
-        with Sets(work / "sets") as sets, open(work / "signatures", "wb") as file:
+        with Sets(work / "sets") as sets, open(work / "signatures", "w+b") as signatures:
             for rows in seen.rows(sets.taken(sketches) if self.config.verify else sketches, self._row):
-                file.write(rows.tobytes())
-        pairs = np.empty(0, np.int64)
-        if count := len(seen.keys):
-            signatures = np.memmap(work / "signatures", "<u4", "r", shape=(count, self._width))
-            for band in range(self.config.bands):
+                signatures.write(rows.tobytes())
+            signatures.flush()
+            pairs = np.empty(0, np.int64)
+            for band in range(self.config.bands if len(seen.keys) else 0):
                 pairs = np.union1d(pairs, self._candidates(signatures, band, seen.keys))
-            left, right = np.divmod(pairs, count)
+            left, right = np.divmod(pairs, max(1, len(seen.keys)))
             alike = sets.alike if self.config.verify else partial(self._alike, signatures)
             chosen = alike(left, right, self.config.threshold)
-            pairs, left, right = pairs[chosen], left[chosen], right[chosen]
         for name in ("signatures", "sets"):
             (work / name).unlink()
-        return (left, right) if len(pairs) else (pairs, pairs)
+        return left[chosen], right[chosen]
 
-    def _candidates(self, signatures: np.ndarray, band: int, keys: np.ndarray) -> np.ndarray:
+    def _candidates(self, signatures: IO[bytes], band: int, keys: np.ndarray) -> np.ndarray:
         """Pairs of a band's buckets, neighbours and each with the first in the order of the keys, as one number each:
         left times the number of documents, and right."""
-        hashes = self._band(signatures, band)
+        hashes = self._band(signatures, band, len(keys))
         order = np.lexsort((keys, hashes))
         new = np.concatenate([[True], hashes[order[1:]] != hashes[order[:-1]]])
         head = np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))
         member = np.flatnonzero(~new)
         return np.concatenate([order[before] * len(order) + order[member] for before in (member - 1, head[member])])
 
-    def _band(self, signatures: np.ndarray, band: int) -> np.ndarray:
+    def _band(self, signatures: IO[bytes], band: int, count: int) -> np.ndarray:
         """One u64 for the rows of a band of each document."""
         columns = slice(band * self.config.rows, (band + 1) * self.config.rows)
-        hashes = np.empty(len(signatures), np.uint64)
-        for start in range(0, len(signatures), BLOCK):
-            combined = np.zeros(min(BLOCK, len(signatures) - start), np.uint64)
-            for column in signatures[start : start + BLOCK, columns].T:
-                combined = mixed(combined * BASE + column)
-            hashes[start : start + BLOCK] = combined
+        hashes = np.zeros(count, np.uint64)
+        signatures.seek(0)
+        for start in range(0, count, BLOCK):
+            block = np.frombuffer(signatures.read(BLOCK * 4 * self._width), "<u4").reshape(-1, self._width)
+            combined = hashes[start : start + BLOCK]
+            for column in block[:, columns].T:
+                combined[:] = mixed(combined * BASE + column)
         return hashes
 
-    def _alike(self, signatures: np.ndarray, left: np.ndarray, right: np.ndarray, threshold: float) -> np.ndarray:
+    def _alike(self, signatures: IO[bytes], left: np.ndarray, right: np.ndarray, threshold: float) -> np.ndarray:
         """(pairs,) bool: whether the signatures agree in that share of their hashes."""
-        parts = [slice(start, start + BLOCK) for start in range(0, len(left), BLOCK)]
-        agree = [(signatures[left[part]] == signatures[right[part]]).sum(1) for part in parts]
-        return np.concatenate([np.empty(0, int), *agree]) >= threshold * self._width
+        pairs = zip(left.tolist(), right.tolist(), strict=True)
+        agree = [(self._signature(signatures, a) == self._signature(signatures, b)).sum() for a, b in pairs]
+        return np.array(agree, int) >= threshold * self._width
+
+    def _signature(self, signatures: IO[bytes], number: int) -> np.ndarray:
+        size = 4 * self._width
+        return np.frombuffer(os.pread(signatures.fileno(), size, number * size), "<u4")
 
     def judge(self, batch: Sequence[Record], state: Path) -> list[Verdict]:
         """All but one of a cluster go."""

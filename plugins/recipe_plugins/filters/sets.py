@@ -1,11 +1,12 @@
 """Sets of 32-bit hashes, one for each document, on disk: what `minhash-dedup` verifies with.
 
 The one idea: a sketch ends with its documents' sets, sorted, and their sizes; only the sizes stay in memory (8 bytes a
-document). Limit: a page of the file is read for each of the two sets of a pair.
+document). Limit: both sets of a pair are read for each pair.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ class Sets:
     """The sets of all documents, in the order in which they came."""
 
     def __init__(self, file: Path) -> None:
-        self._path, self._file = file, open(file, "wb")  # noqa: SIM115
+        self._file = open(file, "w+b")  # noqa: SIM115
         self._sizes: list[np.ndarray] = [np.zeros(1, "<u8")]
 
     def __enter__(self) -> Sets:
@@ -41,19 +42,20 @@ class Sets:
         for sketch in sketches:
             count, hashes = TAIL.unpack_from(sketch, len(sketch) - TAIL.size)
             sizes = len(sketch) - TAIL.size - 8 * count
-            self._sizes.append(np.frombuffer(sketch, "<u8", count, sizes))
+            self._sizes.append(np.frombuffer(sketch, "<u8", count, sizes).copy())
             self._file.write(sketch[sizes - 4 * hashes : sizes])
             yield sketch
 
     def alike(self, left: np.ndarray, right: np.ndarray, threshold: float) -> np.ndarray:
         """(pairs,) bool: whether the Jaccard index of two sets is `threshold` or more."""
-        bounds = np.cumsum(np.concatenate(self._sizes)).tolist()
-        if not bounds[-1]:
-            return np.zeros(len(left), bool)
-        hashes = np.memmap(self._path, "<u4", "r")
+        self._file.flush()
+        bounds = 4 * np.cumsum(np.concatenate(self._sizes)).astype(np.int64)
         pairs = zip(left.tolist(), right.tolist(), strict=True)
-        found = [_jaccard(*(hashes[bounds[n] : bounds[n + 1]] for n in pair)) >= threshold for pair in pairs]
-        return np.array(found, bool)
+        return np.array([_jaccard(self._set(bounds, a), self._set(bounds, b)) >= threshold for a, b in pairs], bool)
+
+    def _set(self, bounds: np.ndarray, number: int) -> np.ndarray:
+        start, end = int(bounds[number]), int(bounds[number + 1])
+        return np.frombuffer(os.pread(self._file.fileno(), end - start, start), "<u4")
 
 
 def _jaccard(one: np.ndarray, other: np.ndarray) -> float:

@@ -97,7 +97,7 @@ class GopherRepetition(ByWords):
 
 
 def between_breaks(text: str) -> list[str]:
-    """What runs of line breaks part, as `re.split` does: an empty part before a leading run, and after a trailing one."""
+    """What runs of line breaks part, as `re.split` does: an empty part before a leading run, and after a last one."""
     inner = [line for line in text.split("\n") if line]
     if len(inner) == text.count("\n") + 1:
         return inner
