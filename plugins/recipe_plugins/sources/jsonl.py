@@ -44,7 +44,8 @@ class Jsonl:
 
     def read(self, piece: Piece) -> Iterator[Row | BadRow]:
         """One row a line that is not blank."""
-        path, start, end = Path(piece.payload[0]), *piece.payload[1:]
+        name, start, end = piece.payload
+        path = Path(name)
         place = _counter(path, start)
         for number, line in enumerate(self._lines(path, start, end), 1):
             if line is None:
