@@ -17,6 +17,7 @@ from recipe_plugins.lora.trainer import AdapterTrainer
 from recipe_plugins.training import tuning
 from recipe_plugins.training.conversations import renderer_of
 from recipe_plugins.training.estimate import shape_of_folder
+from recipe_plugins.training.forgetting import Change
 from recipe_plugins.training.loading import DTYPES, load_tokenizer
 from recipe_plugins.training.machine import device
 from recipe_plugins.training.packing import StoredRows
@@ -30,7 +31,7 @@ class LoraStage:
         self.config = config
 
     def run(self, ctx: StageContext) -> None:
-        """Prepare rows, attach the adapter, train it, measure the answers, save."""
+        """Prepare rows, attach the adapter, train it, measure what was learned and forgotten, save."""
         config = self.config
         base, corpus = ctx.open(config.model), tuning.open_corpus(ctx, config)
         tokenizer = load_tokenizer(ctx, base)
@@ -43,12 +44,14 @@ class LoraStage:
         neutral(model, rows)
         sizes = _sizes(model)
         digests = {"model": base.digest, "corpus": corpus.digest}
+        change = Change(ctx, config, corpus, renderer)
+        change.before(model)
         result = tuning.tune(ctx, config, model, rows, renderer, sizes=sizes, digests=digests, trainer=AdapterTrainer)
         if ctx.rank:
             return
         shape = shape_of_folder(base.payload)
-        tuning.note_result(ctx, config, result, shape=shape, sizes=sizes, vocab_size=len(tokenizer))
-        tuning.note_answers(ctx, config, corpus, model, renderer)
+        tables = tuning.note_result(ctx, config, result, shape=shape, sizes=sizes, vocab_size=len(tokenizer))
+        change.after(model, tables)
         ctx.note(
             base=base.digest,
             base_dtype=str(dtype).removeprefix("torch."),

@@ -6,6 +6,7 @@ from recipe_plugins.sft.config import SftConfig
 from recipe_plugins.training import tuning
 from recipe_plugins.training.conversations import renderer_of
 from recipe_plugins.training.estimate import shape_of_folder
+from recipe_plugins.training.forgetting import Change
 from recipe_plugins.training.loading import load_model, load_tokenizer, save_model
 from recipe_runner import StageContext
 
@@ -17,7 +18,7 @@ class SftStage:
         self.config = config
 
     def run(self, ctx: StageContext) -> None:
-        """Prepare rows, train, measure the answers, save."""
+        """Prepare rows, train, measure what was learned and forgotten, save."""
         config = self.config
         start, corpus = ctx.open(config.model), tuning.open_corpus(ctx, config)
         tokenizer = load_tokenizer(ctx, start)
@@ -26,11 +27,13 @@ class SftStage:
         model = load_model(ctx, start)
         sizes = tuning.sizes_of(model)
         digests = {"model": start.digest, "corpus": corpus.digest}
+        change = Change(ctx, config, corpus, renderer)
+        change.before(model)
         result = tuning.tune(ctx, config, model, rows, renderer, sizes=sizes, digests=digests)
         if ctx.rank:
             return
         shape = shape_of_folder(start.payload)
-        tuning.note_result(ctx, config, result, shape=shape, sizes=sizes, vocab_size=len(tokenizer))
-        tuning.note_answers(ctx, config, corpus, model, renderer)
+        tables = tuning.note_result(ctx, config, result, shape=shape, sizes=sizes, vocab_size=len(tokenizer))
+        change.after(model, tables)
         tuning.stop_at_end_of_turn(model, renderer)
         save_model(model, tokenizer, ctx.payload)

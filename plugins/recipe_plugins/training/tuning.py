@@ -12,11 +12,9 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from recipe_plugins.training.answers import answer_losses, conversations
 from recipe_plugins.training.conversations import Renderer
 from recipe_plugins.training.estimate import Shape, training_facts
 from recipe_plugins.training.generation import stops
-from recipe_plugins.training.machine import device
 from recipe_plugins.training.once import once
 from recipe_plugins.training.packing import StoredRows, write_rows
 from recipe_plugins.training.preparation import prepare, sample
@@ -127,8 +125,8 @@ def stop_at_end_of_turn(model: PreTrainedModel, renderer: Renderer) -> None:
 
 def note_result(
     ctx: StageContext, config: TuningConfig, result: TrainResult, *, shape: Shape | None, sizes: Sizes, vocab_size: int
-) -> None:
-    """Note what training did, and what the estimates of later stages read."""
+) -> list[dict[str, Any]]:
+    """Note what training did, and what the estimates of later stages read; the tables among it."""
     cost: Any = config.optimizer.config
     facts = training_facts(
         tokens=result.tokens,
@@ -140,18 +138,5 @@ def note_result(
         tokens_per_second=result.tokens_per_second,
     )
     ctx.note(steps=result.steps, supervised_tokens=result.supervised_tokens, loss=result.loss, **facts)
-
-
-def note_answers(
-    ctx: StageContext, config: TuningConfig, corpus: Corpus, model: PreTrainedModel, renderer: Renderer
-) -> None:
-    """Note the answer losses on each domain's held-out conversations, as `answers`."""
-    found = {
-        domain: answer_losses(
-            model, renderer, records, sequence_length=config.sequence_length, device=device(config.execution)
-        )
-        for domain, records in conversations(corpus, "heldout", limit=config.heldout_answers).items()
-    }
-    if not found and config.heldout_answers:
-        ctx.warn("the corpus has no held-out conversation, so answer losses are not measured")
-    ctx.note(answers=found)
+    tables: list[dict[str, Any]] = facts["tables"]
+    return tables

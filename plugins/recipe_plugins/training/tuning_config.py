@@ -7,7 +7,20 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from recipe_plugins.training.config import TrainingConfig
-from recipe_runner import Corpus, Input, Model, Ref, Share
+from recipe_runner import Config, Corpus, Input, Model, Ref, Share
+
+
+class Forgetting(Config):
+    """What a model loses while it learns: bits per byte of text, before and after, and answers side by side."""
+
+    text: Annotated[
+        Literal["python-reference", "none"], Field(description="a fixed text; this one is in every CPython")
+    ] = "python-reference"
+    probe: Annotated[
+        Ref | None, Input((Corpus,)), Field(description="a corpus whose held-out text is measured too")
+    ] = None
+    warn_above: Annotated[float, Field(gt=0, description="rise in bits per byte, as a share, that is warned of")] = 0.05
+    samples: Annotated[int, Field(ge=0, description="held-out questions that both models answer")] = 2
 
 
 class TuningConfig(TrainingConfig):
@@ -28,3 +41,4 @@ class TuningConfig(TrainingConfig):
     heldout_answers: Annotated[
         int, Field(ge=0, description="held-out conversations that answer losses are measured on")
     ] = 256
+    forgetting: Forgetting = Field(default_factory=dict)  # type: ignore[assignment]

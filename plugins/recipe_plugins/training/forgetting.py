@@ -1,0 +1,168 @@
+"""What fine-tuning gave and what it took: a model before and after, on the same text, questions and prompts.
+
+The one idea: a gain in answer loss is worth little without what it cost, so the two are shown as a pair. What is
+forgotten is the rise in bits per byte of a fixed text that every CPython carries (and of a corpus of one's own), which
+any model can be asked, whatever it was trained on. Draws no random number, so measuring changes no weight.
+
+Limit: the text is a small one, of one kind; a probe of one's own says more about what matters to oneself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+from recipe_plugins.sources.config import PythonReferenceConfig
+from recipe_plugins.sources.reference import PythonReference
+from recipe_plugins.training.answers import answer_losses, conversations, last_answer
+from recipe_plugins.training.bits import bits_per_byte, heldout_records
+from recipe_plugins.training.conversations import Renderer
+from recipe_plugins.training.generation import replies
+from recipe_plugins.training.machine import device
+from recipe_plugins.training.once import once
+from recipe_plugins.training.tuning_config import TuningConfig
+from recipe_runner import Corpus, Record, StageContext
+
+TEXT = "python-reference"
+BYTES = 32_000
+"""Of the fixed text that are scored: the sections with the lowest hashes."""
+
+TOKENS = 48
+"""Of an answer to a prompt, at most."""
+
+
+class Change:
+    """A model before training and after; `before` is called in every attempt, and measures once."""
+
+    def __init__(self, ctx: StageContext, config: TuningConfig, corpus: Corpus, renderer: Renderer) -> None:
+        self.ctx, self.config, self.renderer = ctx, config, renderer
+        self.records = conversations(corpus, "heldout", limit=config.heldout_answers)
+        self._before: Mapping[str, Any] = {}
+
+    def before(self, model: Any) -> None:
+        """Measure the model that training starts from, on this stage's device; it is put back where it was."""
+        where = next(model.parameters()).device
+
+        def write(_: Any) -> dict[str, Any]:
+            wanted = device(self.config.execution)
+            if wanted.type != where.type:
+                model.to(wanted)
+            try:
+                return self._look(model)
+            finally:
+                if wanted.type != where.type:
+                    model.to(where)
+
+        _, self._before = once(self.ctx, "before", write)
+
+    def after(self, model: Any, tables: Sequence[Mapping[str, Any]]) -> None:
+        """Measure the trained model; note `answers`, `forgetting` and samples, and a table after `tables`.
+
+        Warns where more was forgotten than the recipe allows.
+        """
+        before, after = self._before, self._look(model)
+        self.ctx.note(
+            answers=after["answers"],
+            forgetting=self._pair(before, after),
+            samples=self._samples(before["replies"], after["replies"]),
+            tables=[*tables, self._table(before, after)],
+        )
+        self._warn(before, after)
+
+    # ── measuring ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _look(self, model: Any) -> dict[str, Any]:
+        where, length = next(model.parameters()).device, self.config.sequence_length
+        found = bits_per_byte(model, self.renderer.tokenizer, self._texts(), length, where)
+        prompts = [messages[: last_answer(messages)] for messages in self._prompts()]
+        return {
+            "bits_per_byte": {name: round(bits, 6) for name, bits in found.items()},
+            "answers": {
+                domain: answer_losses(model, self.renderer, records, sequence_length=length, device=where)
+                for domain, records in self.records.items()
+            },
+            "replies": [reply.text for reply in replies(model, self.renderer, prompts, limit=TOKENS)],
+        }
+
+    def _texts(self) -> dict[str, Sequence[Record]]:
+        """The fixed text, unless the recipe wants none, and the held-out text of the probe."""
+        texts: dict[str, Sequence[Record]] = {TEXT: fixed_text()} if self.config.forgetting.text == TEXT else {}
+        if self.config.forgetting.probe is not None:
+            probe = self.ctx.open(self.config.forgetting.probe)
+            assert isinstance(probe, Corpus)
+            texts |= {f"probe {domain}": records for domain, records in heldout_records(probe).items()}
+        return texts
+
+    def _prompts(self) -> list[Any]:
+        """Held-out conversations whose last answer is asked for; the first of every domain come first."""
+        asked = [[record.messages or () for record in records if record.messages] for records in self.records.values()]
+        rounds = chain.from_iterable(zip(*(part[: self.config.forgetting.samples] for part in asked), strict=False))
+        return [messages for messages in rounds if last_answer(messages)][: self.config.forgetting.samples]
+
+    # ── telling about it ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def _pair(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer loss (nats a token, lower is a gain) and bits per byte, each before, after and the change."""
+        rows = self._rows(before, after)
+        return {name: {"before": was, "after": now, "change": round(now - was, 6)} for name, was, now in rows}
+
+    def _rows(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, float, float]]:
+        was, now = _loss(before["answers"]), _loss(after["answers"])
+        if was is not None and now is not None:
+            yield "answer_loss", was, now
+        for name, bits in after["bits_per_byte"].items():
+            yield name, before["bits_per_byte"][name], bits
+
+    def _table(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+        names = {"answer_loss": "held-out answers, nats a token"}
+        return {
+            "title": "learned and forgotten",
+            "columns": ["what", "before", "after", "change"],
+            "rows": [
+                [names.get(name, f"{name}, bits per byte"), f"{was:.3f}", f"{now:.3f}", f"{now - was:+.3f}"]
+                for name, was, now in self._rows(before, after)
+            ],
+        }
+
+    def _samples(self, before: Sequence[str], after: Sequence[str]) -> list[dict[str, Any]]:
+        given = zip(self._prompts(), before, after, strict=True)
+        return [
+            {
+                "prompt": str(messages[last_answer(messages) - 1].get("content") or ""),
+                "answers": {"base": was, "tuned": now},
+            }
+            for messages, was, now in given
+        ]
+
+    def _warn(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        if not self.records and self.config.heldout_answers:
+            self.ctx.warn("the corpus has no held-out conversation, so answer losses are not measured")
+        limit = self.config.forgetting.warn_above
+        for name, bits in after["bits_per_byte"].items():
+            was = before["bits_per_byte"][name]
+            if bits > was * (1 + limit):
+                self.ctx.warn(
+                    f"forgetting: {name} takes {bits:.3f} bits per byte, {bits / was - 1:.1%} more than before "
+                    f"(forgetting.warn_above: {limit:.0%}); train shorter, at a lower rate, or an adapter"
+                )
+
+
+def fixed_text() -> list[Record]:
+    """Sections of the language reference, the same for every model: about `BYTES` bytes of them."""
+    source = PythonReference(PythonReferenceConfig())
+    rows = [row for piece in source.pieces() for row in source.read(piece)]
+    records = [Record(str(row["id"]), text=str(row["text"])) for row in rows]  # type: ignore[index, call-overload]
+    chosen: list[Record] = []
+    for record in sorted(records, key=lambda record: hashlib.sha256(record.id.encode()).digest()):
+        if sum(other.size for other in chosen) < BYTES:
+            chosen.append(record)
+    return chosen
+
+
+def _loss(answers: Mapping[str, Any]) -> float | None:
+    """The mean over domains of answers' content, by the number of answers."""
+    parts = [(found["answers"], found["own"]["content"]) for found in answers.values() if found.get("own")]
+    total = sum(count for count, _ in parts)
+    return round(sum(count * loss for count, loss in parts) / total, 6) if total else None
