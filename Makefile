@@ -2,6 +2,7 @@
 # make test    every test
 # make check   lint, types, walls
 # make bench-curation  curation beside datatrove, rensa and datasketch; CORPUS=file.jsonl for your own text
+# make bench-tokenise  encoding a corpus beside the bare encoder
 # Each makes .venv first, with the versions of constraints.txt.
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: help tiny test check bench-curation clean
 
 help:
-	@sed -n '1,5s/^# //p' Makefile
+	@sed -n '1,6s/^# //p' Makefile
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +34,10 @@ check: $(INSTALLED)
 
 bench-curation: $(INSTALLED)
 	$(BIN)/python tests/benchmarks/curation/bench.py $(if $(CORPUS),--corpus $(CORPUS))
+
+.PHONY: bench-tokenise
+bench-tokenise: $(INSTALLED)
+	$(BIN)/python tests/benchmarks/tokenise.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from pydantic import ValidationError
 
 from recipe_runner import RecipeError
 from recipe_runner.testing import make
@@ -97,3 +98,80 @@ def test_templates_of_ones_own(tmp_path, tiny_corpus):
         template.write_text(text)
         with pytest.raises(RecipeError, match=message):
             trained(tmp_path / hashlib.sha256(text.encode()).hexdigest(), tiny_corpus, template=str(template))
+
+
+def test_a_reference_is_compared_on_the_same_text(tmp_path, tiny_corpus, tiny_tokeniser):
+    inputs = {"corpus": tiny_corpus, "small": tiny_tokeniser}
+    made = make("tokeniser", {"corpus": "corpus", "vocab_size": 600, "reference": "small"}, tmp_path, inputs=inputs)
+    assert made.facts["reference"]["bytes_per_token"] == tiny_tokeniser.facts["bytes_per_token"]
+    [table] = made.facts["tables"]
+    rows = {row[0]: dict(zip(table["columns"], row, strict=True)) for row in table["rows"]}
+    assert rows["code"]["its tokens / ours"] > 1  # a smaller vocabulary needs more
+    assert rows["code"]["bytes a token of small"] == tiny_tokeniser.facts["bytes_per_token"]["code"]
+
+
+@pytest.fixture
+def extended(tmp_path, tiny_tokeniser, tiny_corpus):
+    """Makes a `pretrained-tokeniser` of `tiny_tokeniser`, with changes."""
+
+    def make_it(name="made", **changes):
+        inputs = {"theirs": tiny_tokeniser, "corpus": tiny_corpus}
+        return make("pretrained-tokeniser", {"tokeniser": "theirs", **changes}, tmp_path / name, inputs=inputs)
+
+    return make_it
+
+
+def test_added_tokens_are_whole_and_leave_the_others_as_they_were(extended, tokenizer):
+    from transformers import AutoTokenizer
+
+    made = extended(tokens=["zyxomma"], special_tokens=["<|tool|>"], corpus="corpus")
+    more = AutoTokenizer.from_pretrained(made.payload)
+    assert made.facts["vocab_size"] == len(more) == len(tokenizer) + 2
+    text = "def f(x): return x  # 世界"
+    assert more(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert more("a zyxomma b", split_special_tokens=True)["input_ids"].count(len(tokenizer)) == 1
+    assert len(tokenizer) + 1 not in more("<|tool|>", split_special_tokens=True)["input_ids"]  # text is only text
+    assert more.decode(more("a zyxomma b")["input_ids"]) == "a zyxomma b"
+    assert set(made.facts["bytes_per_token"]) == {"prose", "code"}
+    assert more.chat_template == tokenizer.chat_template
+    assert extended("again", tokens=["zyxomma"], special_tokens=["<|tool|>"]).digest == made.digest
+
+
+def test_what_a_pretrained_tokeniser_cannot_be_given_is_refused(extended, tmp_path):
+    with pytest.raises(RecipeError, match=r"has <\|pad\|> already"):
+        extended(tokens=["<|pad|>"])
+    with pytest.raises(ValidationError, match="'x' is added twice"):
+        extended(tokens=["x"], special_tokens=["x"])
+    with pytest.raises(ValidationError, match="reference needs a corpus"):
+        extended(reference="theirs")
+
+
+def test_a_template_that_changes_by_the_day_is_not_kept(tmp_path, tiny_tokeniser):
+    from transformers import AutoTokenizer
+
+    from recipe_runner import Tokeniser
+
+    theirs = AutoTokenizer.from_pretrained(tiny_tokeniser.payload)
+    theirs.chat_template = "{{ strftime_now('%d %b %Y') }}{{ messages[0]['content'] }}"
+    theirs.save_pretrained(tmp_path / "theirs")
+    inputs = {"theirs": Tokeniser(tmp_path / "theirs", "", {})}
+    with pytest.raises(RecipeError, match="asks for the date") as error:
+        make("pretrained-tokeniser", {"tokeniser": "theirs"}, tmp_path / "one", inputs=inputs)
+    assert "chat: chatml" in error.value.next
+    made = make("pretrained-tokeniser", {"tokeniser": "theirs", "chat": "chatml"}, tmp_path / "two", inputs=inputs)
+    assert "strftime" not in AutoTokenizer.from_pretrained(made.payload).chat_template
+    assert made.facts["added"] == 0  # it has ChatML's tokens
+
+
+def test_bulk_encoding_gives_the_tokenizer_s_own_ids_and_refuses_others(tokenizer, tiny_corpus):
+    from recipe_plugins.training.encoding import BulkEncoder
+    from recipe_plugins.training.loading import PLAIN
+
+    texts = [record.text for record in tiny_corpus.read("prose")] + ["", "<|endoftext|> is text", "naïve 世界 👍"]
+    encoder = BulkEncoder(tokenizer)
+    assert encoder.encode(texts) == tokenizer(texts, **PLAIN)["input_ids"]
+    assert encoder.encode([]) == []
+    other = BulkEncoder(tokenizer)
+    other._backend.encode_special_tokens = False
+    with pytest.raises(RecipeError, match="encode these documents differently"):
+        other.encode(["<|endoftext|>"])

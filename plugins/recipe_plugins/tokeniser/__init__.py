@@ -1,4 +1,4 @@
-"""The stage `tokeniser`, and its algorithms: components of kind `algorithm`."""
+"""The stages `tokeniser` and `pretrained-tokeniser`, and their algorithms: components of kind `algorithm`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,13 @@ COMPONENTS: list[Component] = [
         target="recipe_plugins.tokeniser.stage:TokeniserStage",
         config="recipe_plugins.tokeniser.config:TokeniserConfig",
         summary="trains a tokeniser on a corpus, and gives it a chat template",
+    ),
+    Component(
+        kind="stage",
+        name="pretrained-tokeniser",
+        target="recipe_plugins.tokeniser.stage:PretrainedTokeniserStage",
+        config="recipe_plugins.tokeniser.config:PretrainedTokeniserConfig",
+        summary="somebody's tokeniser, with more tokens and a chat template of one's choice",
     ),
     Component(
         kind="kind",

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
 from pydantic import Field, model_validator
 
-from recipe_runner import Config, Corpus, Count, Estimate, File, Input, Known, Ref, Slot, StageConfig, Tokeniser, Use
+from recipe_runner import (
+    Config,
+    Corpus,
+    Count,
+    Estimate,
+    File,
+    Input,
+    Known,
+    Model,
+    Ref,
+    Slot,
+    StageConfig,
+    Tokeniser,
+    Use,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -70,6 +84,10 @@ class TokeniserConfig(StageConfig):
         str | None, File(), Field(description="a Jinja file with generation marks, in place of ChatML")
     ] = None
 
+    reference: Annotated[
+        Ref | None, Input((Tokeniser, Model)), Field(description="a tokeniser to compare with, on held-out text")
+    ] = None
+
     @model_validator(mode="after")
     def _room(self) -> TokeniserConfig:
         needed = 4 + len(self.special_tokens) + getattr(self.algorithm.config, "least", 2)
@@ -84,3 +102,46 @@ class TokeniserConfig(StageConfig):
     def estimate(self, known: Known) -> Estimate:
         """Later stages size their embeddings by `vocab_size`."""
         return Estimate(facts={"vocab_size": self.vocab_size})
+
+
+class PretrainedTokeniserConfig(StageConfig):
+    """Somebody's tokeniser, with more tokens and a chat template of one's choice.
+
+    Added tokens go behind the others; a model that is trained on gives them rows at the mean of its old ones. Ids of
+    the others stay. A corpus is read for the report only.
+    """
+
+    tokeniser: Annotated[Ref, Input((Tokeniser, Model))]
+    tokens: Annotated[tuple[str, ...], Field(description="to add, as words that are never divided")] = ()
+    special_tokens: Annotated[tuple[str, ...], Field(description="to add, which text never becomes")] = ()
+    chat: Annotated[Literal["own", "chatml"], Field(description="its own template, or ChatML with its two tokens")] = (
+        "own"
+    )
+    template: Annotated[str | None, File(), Field(description="a Jinja file with generation marks, in place of it")] = (
+        None
+    )
+    corpus: Annotated[Ref | None, Input((Corpus,)), Field(description="to report on")] = None
+    reference: Annotated[
+        Ref | None, Input((Tokeniser, Model)), Field(description="a tokeniser to compare with; needs a corpus")
+    ] = None
+
+    @model_validator(mode="after")
+    def _useful(self) -> PretrainedTokeniserConfig:
+        if self.reference is not None and self.corpus is None:
+            raise ValueError("reference needs a corpus to compare on")
+        twice = {token for token in self.tokens if self.tokens.count(token) > 1} | (
+            set(self.tokens) & set(self.special_tokens)
+        )
+        if twice:
+            raise ValueError(f"{sorted(twice)[0]!r} is added twice")
+        return self
+
+    def produces(self) -> type[Tokeniser]:
+        """A tokeniser."""
+        return Tokeniser
+
+    def estimate(self, known: Known) -> Estimate:
+        """Later stages size their embeddings by `vocab_size`, known where the other tokeniser's is."""
+        before = known.fact("tokeniser", "vocab_size")
+        added = len(self.tokens) + len(self.special_tokens)
+        return Estimate(facts={"vocab_size": before + added if before and self.chat == "own" else None})

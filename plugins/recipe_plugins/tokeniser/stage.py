@@ -1,26 +1,27 @@
-"""The stage `tokeniser`: a vocabulary from the training split, special tokens, a chat template."""
+"""The stages `tokeniser`, a vocabulary from the training split, and `pretrained-tokeniser`, somebody's with more
+tokens; each with special tokens and a chat template."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerFast
+from tokenizers import AddedToken
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from recipe_plugins.tokeniser.config import UNKNOWN, TokeniserConfig
+from recipe_plugins.tokeniser.config import UNKNOWN, PretrainedTokeniserConfig, TokeniserConfig
+from recipe_plugins.tokeniser.report import parts, report
+from recipe_plugins.tokeniser.template import changes, template_of_file
 from recipe_plugins.training.conversations import CHATML, TURN_END, TURN_START
-from recipe_plugins.training.loading import PLAIN
-from recipe_runner import Corpus, RecipeError, Record, StageContext
+from recipe_plugins.training.loading import load_tokenizer
+from recipe_runner import Corpus, RecipeError, Ref, StageContext
 
 END, PAD = "<|endoftext|>", "<|pad|>"
-_TURNS = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
 
 
 class TokeniserStage:
-    """See the module's text."""
+    """See `recipe_plugins.tokeniser.config.TokeniserConfig`."""
 
     def __init__(self, config: TokeniserConfig) -> None:
         self.config = config
@@ -40,63 +41,71 @@ class TokeniserStage:
             clean_up_tokenization_spaces=False,
             **unknown,
         )
-        tokenizer.chat_template = self._template(tokenizer)
+        own = self.config.template
+        tokenizer.chat_template = CHATML if own is None else template_of_file(own, tokenizer)
         tokenizer.save_pretrained(ctx.payload)
-        ctx.note(vocab_size=len(tokenizer), bytes_per_token=bytes_per_token(corpus, tokenizer))
-        if unknown:
-            _note_unknown(ctx, corpus, tokenizer)
+        ctx.note(vocab_size=len(tokenizer))
+        report(ctx, corpus, tokenizer, reference(ctx, self.config.reference))
         if len(tokenizer) < self.config.vocab_size:
             ctx.warn(f"the text gave {len(tokenizer)} entries only; {self.config.vocab_size} were asked for")
 
-    def _template(self, tokenizer: PreTrainedTokenizerFast) -> str:
-        """The chat template. Raises `RecipeError` where it asks the date, or marks no answer."""
-        if self.config.template is None:
-            return CHATML
-        text = Path(self.config.template).read_text(encoding="utf-8")
-        if "strftime_now" in text:
-            raise RecipeError(f"{self.config.template}: a template that asks for the date gives other tokens every day")
-        try:
-            rendered: Any = tokenizer.apply_chat_template(
-                _TURNS, chat_template=text, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-            )
-        except TemplateError as error:
-            raise RecipeError(f"{self.config.template}: {error}") from error
-        if not any(rendered["assistant_masks"]):
+
+class PretrainedTokeniserStage:
+    """See `recipe_plugins.tokeniser.config.PretrainedTokeniserConfig`."""
+
+    def __init__(self, config: PretrainedTokeniserConfig) -> None:
+        self.config = config
+
+    def run(self, ctx: StageContext) -> None:
+        """Load, add tokens, settle the template, save, and measure it on held-out text."""
+        config = self.config
+        tokenizer = load_tokenizer(ctx, ctx.open(config.tokeniser))
+        if not tokenizer.is_fast:
             raise RecipeError(
-                f"{self.config.template} does not mark what the assistant generates",
-                next="put {% generation %} and {% endgeneration %} around the answer and its end of turn",
+                f"{config.tokeniser} has no tokenizer.json, without which tokens have no places in the text",
+                next="convert it with AutoTokenizer.from_pretrained(…).save_pretrained(…), and name that folder",
             )
-        return text
+        before = len(tokenizer)
+        self._add(tokenizer, config.tokens, special=False)
+        self._add(tokenizer, config.special_tokens, special=True)
+        if config.chat == "chatml":
+            turns = [token for token in (TURN_START, TURN_END) if token not in tokenizer.get_vocab()]
+            self._add(tokenizer, turns, special=True)
+        tokenizer.chat_template = self._template(tokenizer)
+        tokenizer.save_pretrained(ctx.payload)
+        ctx.note(vocab_size=len(tokenizer), added=len(tokenizer) - before)
+        if config.corpus is not None:
+            corpus = ctx.open(config.corpus)
+            assert isinstance(corpus, Corpus)
+            report(ctx, corpus, tokenizer, reference(ctx, config.reference))
+
+    def _add(self, tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str], *, special: bool) -> None:
+        known = sorted(set(tokens) & set(tokenizer.get_vocab()))
+        if known:
+            raise RecipeError(
+                f"{self.config.tokeniser} has {', '.join(known[:3])} already", next="leave it out of the tokens to add"
+            )
+        tokenizer.add_tokens([AddedToken(token, special=special, normalized=False) for token in tokens])
+
+    def _template(self, tokenizer: PreTrainedTokenizerBase) -> str | None:
+        if self.config.template is not None:
+            return template_of_file(self.config.template, tokenizer)
+        if self.config.chat == "chatml":
+            return CHATML
+        own: Any = tokenizer.chat_template
+        if isinstance(own, str) and changes(own):
+            raise RecipeError(
+                f"the chat template of {self.config.tokeniser} asks for the date, and so gives other tokens every day",
+                next="set `chat: chatml`, or `template:` to a Jinja file",
+            )
+        return own
+
+
+def reference(ctx: StageContext, ref: Ref | None) -> tuple[str, PreTrainedTokenizerBase] | None:
+    """The tokenizer to compare with, and its name."""
+    return None if ref is None else (ref.text, load_tokenizer(ctx, ctx.open(ref)))
 
 
 def _texts(corpus: Corpus, split: str) -> Iterator[str]:
     records = chain.from_iterable(corpus.read(domain, split) for domain in corpus.domains(split))
-    return chain.from_iterable(map(_parts, records))
-
-
-def _parts(record: Record) -> list[str]:
-    """The texts of a record: one, or one a turn."""
-    return [record.text] if record.text is not None else [str(turn["content"]) for turn in record.messages or ()]
-
-
-def bytes_per_token(corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> dict[str, float]:
-    """Bytes of UTF-8 a token, of each domain's held-out text; domains without any are left out."""
-    found: dict[str, float] = {}
-    for domain in corpus.domains("heldout"):
-        texts = [text for record in corpus.read(domain, "heldout") for text in _parts(record)]
-        tokens = sum(map(len, tokenizer(texts, **PLAIN)["input_ids"])) if texts else 0
-        if tokens:
-            found[domain] = round(sum(len(text.encode()) for text in texts) / tokens, 4)
-    return found
-
-
-def _note_unknown(ctx: StageContext, corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Note how many tokens of each domain's held-out text are unknown; warn of any, as they hide bytes."""
-    found = dict.fromkeys(corpus.domains("heldout"), 0)
-    for domain in found:
-        for record in corpus.read(domain, "heldout"):
-            for text in _parts(record):
-                found[domain] += tokenizer(text, **PLAIN)["input_ids"].count(tokenizer.unk_token_id)
-    ctx.note(unknown_tokens=found)
-    if sum(found.values()):
-        ctx.warn(f"{sum(found.values())} tokens of held-out text are unknown; bits per byte will be too low by them")
+    return chain.from_iterable(map(parts, records))

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from recipe_plugins.training.loading import PLAIN
+from recipe_plugins.training.encoding import BulkEncoder
 from recipe_plugins.training.once import once
 from recipe_runner import Corpus, RecipeError, StageContext
 
@@ -91,9 +91,10 @@ def _encode(corpus: Corpus, domain: str, tokenizer: PreTrainedTokenizerBase, dty
             f"the corpus has no domain {domain!r}", next=f"its domains: {', '.join(corpus.domains('train'))}"
         )
     lengths: list[int] = []
+    encoder = BulkEncoder(tokenizer)
     with open(path.with_suffix(".tokens"), "wb") as file:
         for texts in _texts(corpus, domain):
-            for ids in tokenizer(texts, return_attention_mask=False, **PLAIN)["input_ids"]:
+            for ids in encoder.encode(texts):
                 file.write(np.asarray([*ids, tokenizer.eos_token_id], dtype=dtype).tobytes())
                 lengths.append(len(ids) + 1)
     if not lengths:
