@@ -167,6 +167,7 @@ class ExecutionConfig(Config):
     workers: Annotated[int, Field(ge=1, description="processes that prepare data")] | Literal["auto"] = "auto"
     micro_batch: Annotated[int, Field(ge=1, description="rows a forward pass")] | Literal["auto"] = "auto"
     checkpoint_every: Annotated[int, Field(ge=1, description="steps")] = 100
+    checkpoint_minutes: Annotated[float, Field(ge=0, description="and at least so often; 0: by steps alone")] = 0.0
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     launcher: Annotated[Use[Launcher], Slot("launcher")] = "local"  # type: ignore[assignment]
 

@@ -87,9 +87,9 @@ def test_packed_and_isolated_equals_one_document_at_a_time():
     """The same loss and gradients from rows that hold several documents as from each alone."""
     import torch
 
+    from recipe_plugins.training.losses import summed_loss
     from recipe_plugins.training.order import stack
     from recipe_plugins.training.store import cut
-    from recipe_plugins.training.trainer import summed_loss
 
     draw = np.random.default_rng(3)
     lengths = [5, 11, 16, 9, 23]  # the first three fill a row exactly, so do the last two

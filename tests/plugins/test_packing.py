@@ -75,8 +75,8 @@ def test_packed_and_unpacked_give_the_same_loss_and_gradients(tmp_path, attentio
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from recipe_plugins.training.losses import summed_loss
     from recipe_plugins.training.order import stack
-    from recipe_plugins.training.trainer import summed_loss
 
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}

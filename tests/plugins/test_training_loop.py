@@ -84,7 +84,7 @@ def test_both_trainers_are_one_loop(tmp_path):
 def test_the_loss_is_the_mean_over_the_labels_of_the_step(tmp_path):
     import torch
 
-    from recipe_plugins.training.trainer import summed_loss
+    from recipe_plugins.training.losses import summed_loss
 
     rows = Rows(labelled=lambda number: number % 3 > 0)
     context, result = trained(tmp_path, rows=rows, steps=1, execution={"micro_batch": 1})
@@ -250,3 +250,41 @@ def test_bf16_keeps_fp32_weights_and_is_near_fp32(tmp_path):
     assert losses(half) != losses(full)
     np.testing.assert_allclose(losses(half), losses(full), rtol=2e-2)
     assert net(input_ids=torch.tensor([[1, 2]])).logits.dtype == torch.float32  # the autocast ended with training
+
+
+def test_a_step_whose_loss_is_a_spike_is_left_out(tmp_path, monkeypatch):
+    """Weights, moments and the spike's memory pass over it; the schedule, the counters and the rows do not."""
+    import torch
+
+    from recipe_plugins.training import progress
+    from recipe_plugins.training.trainer import RecipeTrainerMixin
+
+    summed = RecipeTrainerMixin._summed
+    monkeypatch.setattr(progress, "REMEMBERED", 8)
+    monkeypatch.setattr(
+        RecipeTrainerMixin,
+        "_summed",
+        lambda self, *given: tuple(part * (100 if self.state.global_step == 7 else 1) for part in summed(self, *given)),
+    )
+    nets = [model(), model()]
+    seen = {}
+
+    def watched(name, net, **changes):
+        context = LocalContext(tmp_path / name)
+        kept = context.metrics
+
+        def metrics(step, **values):
+            kept(step, **values)
+            seen.setdefault(name, []).append(torch.cat([p.detach().flatten().clone() for p in net.parameters()]))
+
+        context.metrics = metrics
+        return trained(None, context=context, net=net, steps=10, **changes)[0]
+
+    plain = watched("plain", nets[0])
+    skipping = watched("skipping", nets[1], skip_spikes=4.0)
+    assert skipping.facts["skipped_steps"] == [8]
+    assert [row["skipped_steps"] for row in skipping.rows] == [0] * 7 + [1] * 3
+    assert losses(skipping)[:8] == losses(plain)[:8]
+    assert torch.equal(seen["skipping"][7], seen["skipping"][6])
+    assert not torch.equal(seen["plain"][7], seen["plain"][6])
+    assert [row["lr"] for row in skipping.rows] == [row["lr"] for row in plain.rows]

@@ -27,7 +27,8 @@ def mixed(store, counts, length=64, isolate=True, seed=1):
     from recipe_plugins.training.store import MixedRows, Portion
 
     portions = {name: Portion(count, 0, 0) for name, count in counts.items()}
-    return MixedRows(store, portions, length=length, isolate=isolate, seed=lambda domain, epoch: seed + epoch)
+    return MixedRows(store, portions, length=length, isolate=isolate, seed=lambda domain, epoch: seed + epoch,
+                     name=lambda domain, number: f"{domain}/{number}")  # fmt: skip
 
 
 def test_the_store_holds_every_training_document_and_no_other(store, tiny_corpus, tiny_tokeniser):

@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from recipe_plugins.training.loading import PLAIN
-from recipe_plugins.training.trainer import summed_loss
+from recipe_plugins.training.losses import summed_loss
 from recipe_runner import Corpus, Record
 
 DOCUMENTS = 256

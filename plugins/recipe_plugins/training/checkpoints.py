@@ -96,11 +96,11 @@ def fresh(root: Path, step: int) -> Path:
     return folder
 
 
-def prune(root: Path, keep: int) -> None:
-    """Delete all but the last `keep` complete checkpoints, and what is torn."""
+def prune(root: Path, keep: int, *, besides: int | None = None) -> None:
+    """Delete all but the last `keep` complete checkpoints and that of step `besides`, and what is torn."""
     kept = [path for path in steps_of(root).values() if is_complete(path)][-keep:]
-    for path in steps_of(root).values():
-        if path not in kept:
+    for step, path in steps_of(root).items():
+        if path not in kept and step != besides:
             (path / MARK).unlink(missing_ok=True)  # torn first, so that a kill in between leaves no half of one
             shutil.rmtree(path)
 

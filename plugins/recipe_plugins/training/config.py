@@ -33,6 +33,9 @@ CHINCHILLA = 20
 AUTO_MICRO_TOKENS = 8192
 """Tokens of one forward pass when `execution.micro_batch` is `auto`."""
 
+MANY_LOGITS = 2**26
+"""Logits of a forward pass (256 MiB in fp32) above which the loss is taken in chunks, unless the recipe says."""
+
 MAX_REPEATS = 4.0
 """Up to so many times, text read again is worth nearly as much as new text (Muennighoff et al. 2023, arXiv:2305.16264,
 section 6)."""
@@ -80,6 +83,25 @@ class Budget(Config):
         return max(1, round(found))
 
 
+class Evaluation(Config):
+    """What is measured on held-out text while training, and what follows from it.
+
+    The best model is that of the lowest bits per byte, as a mean over domains that count alike.
+    """
+
+    every: Annotated[int, Field(ge=0, description="steps; 0 measures at the end only")] = 0
+    samples: Annotated[int, Field(ge=0, description="beginnings of held-out documents that the model goes on")] = 2
+    sample_tokens: Annotated[int, Field(ge=1)] = 32
+    keep: Annotated[Literal["last", "best"], Field(description="whose weights are the result")] = "last"
+    early_stopping: Annotated[int, Field(ge=0, description="evaluations without a better one; 0 never stops")] = 0
+
+    @model_validator(mode="after")
+    def _needs_steps(self) -> Evaluation:
+        if not self.every and (self.keep == "best" or self.early_stopping):
+            raise ValueError("keep: best and early_stopping need evaluations while training: set `every`")
+        return self
+
+
 class LoopConfig(StageConfig):
     """What the training loop takes, whichever optimizer it runs."""
 
@@ -91,7 +113,19 @@ class LoopConfig(StageConfig):
         Literal["fp32", "bf16"], Field(description="of the matrix products; trained weights are fp32 in both")
     ] = "fp32"
     max_grad_norm: Annotated[float, Field(ge=0, description="gradients are clipped to it; 0 clips nothing")] = 1.0
+    z_loss: Annotated[
+        float, Field(ge=0, description="weight of the squared log-normaliser (PaLM, arXiv:2204.02311, takes 1e-4)")
+    ] = 0.0
+    skip_spikes: Annotated[
+        float,
+        Field(ge=0, description="deviations above the last losses at which a step is left out (OLMo-core: 6); 0: none"),
+    ] = 0.0
     gradient_checkpointing: Annotated[bool, Execution()] = False
+    chunked_loss: Annotated[
+        Literal["auto", "on", "off"],
+        Execution(),
+        Field(description="never hold all logits; auto: where a forward pass has more than 2**26"),
+    ] = "auto"
 
     @property
     def tokens_per_step(self) -> int:
@@ -121,6 +155,7 @@ class TextConfig(LoopConfig):
     ] = {}
     max_repeats: Annotated[float, Field(gt=0, description="how often a domain may be read, at most")] = MAX_REPEATS
     isolate: Annotated[bool, Field(description="no attention from one document to another")] = True
+    evaluation: Evaluation = Field(default_factory=dict)  # type: ignore[assignment]
 
 
 def micro_batch(config: LoopConfig, world_size: int) -> tuple[int, int]:

@@ -20,7 +20,8 @@ from torch.utils.data import Sampler
 
 class Rows(Protocol):
     """Prepared rows: each a mapping of equally long 1-D integer arrays, `input_ids`, `labels` (-100 where nothing is
-    learned; not shifted) and `position_ids` (from 0 at the start of each document)."""
+    learned; not shifted) and `position_ids` (from 0 at the start of each document). Rows that know what they were made
+    of have `documents(number)`, names for an error to show."""
 
     def __len__(self) -> int:
         """The rows of one epoch."""
@@ -61,7 +62,14 @@ class StepBatches(Sampler[list[int]]):
     def of_step(self, step: int) -> list[int]:
         """The row numbers of this rank in `step`."""
         first = step * self.batch_size + self.rank * self.per_rank
-        places = (divmod(position, self.rows) for position in range(first, first + self.per_rank))
+        return self._at(first, first + self.per_rank)
+
+    def of_all_ranks(self, step: int) -> list[int]:
+        """The row numbers of all ranks in `step`."""
+        return self._at(step * self.batch_size, (step + 1) * self.batch_size)
+
+    def _at(self, first: int, end: int) -> list[int]:
+        places = (divmod(position, self.rows) for position in range(first, end))
         return [int(self._epoch(epoch)[offset]) for epoch, offset in places]
 
 

@@ -10,6 +10,7 @@ Same conversations, same rows: order and ties are decided by number.
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from recipe_plugins.training.conversations import IGNORED, Encoded
+
+NAMES = "records.json"
+"""The ids of the records of each row."""
 
 COLUMNS = ("input_ids", "labels", "position_ids")
 
@@ -73,12 +77,15 @@ def write_rows(encoded: Sequence[Encoded], folder: Path, *, sequence_length: int
             columns[name][row] = values
     for column in columns.values():
         column.flush()
+    names = [[encoded[number].record.id for number in documents] for documents in numbers]
+    (folder / NAMES).write_text(json.dumps(names), encoding="utf-8")
 
 
 class StoredRows:
     """Rows as `training.order.Rows`, read from where `write_rows` put them."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in COLUMNS}
 
     def __len__(self) -> int:
@@ -86,3 +93,8 @@ class StoredRows:
 
     def __getitem__(self, number: int) -> Mapping[str, np.ndarray]:
         return {name: column[number] for name, column in self._columns.items()}
+
+    def documents(self, number: int) -> list[str]:
+        """The ids of the records that stand in row `number`."""
+        names: list[list[str]] = json.loads((self._folder / NAMES).read_text(encoding="utf-8"))
+        return names[number]

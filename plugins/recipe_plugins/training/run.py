@@ -12,10 +12,11 @@ from pydantic import TypeAdapter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from recipe_plugins.training import checkpoints, sharding
-from recipe_plugins.training.config import LoopConfig, micro_batch
+from recipe_plugins.training.config import MANY_LOGITS, LoopConfig, micro_batch
 from recipe_plugins.training.machine import device, set_threads
 from recipe_plugins.training.order import Rows
-from recipe_plugins.training.trainer import Job, RecipeTrainerMixin, TokenTrainer
+from recipe_plugins.training.progress import Evaluations
+from recipe_plugins.training.trainer import Evaluator, Job, RecipeTrainerMixin, TokenTrainer
 from recipe_runner import ExecutionConfig, Interrupted, Optimizer, RecipeError, Slot, StageContext, Use
 
 _FIELDS = TrainingArguments.__dataclass_fields__
@@ -36,6 +37,7 @@ class TrainResult:
     """What a training run did; tokens are counted from step 0, throughput (tokens/s) over this process's steps.
 
     `loss` is the last step's, in nats a token. `resumed_from` is the step that this process began at, if not 0.
+    `kept_step` is the step of the weights, where they are not the last.
     """
 
     steps: int
@@ -45,6 +47,8 @@ class TrainResult:
     loss: float
     tokens_per_second: float | None
     resumed_from: int | None
+    evaluations: Evaluations
+    kept_step: int | None
 
 
 def train(
@@ -58,6 +62,7 @@ def train(
     optimizer: Use[Optimizer],
     digests: Mapping[str, str],
     trainer: type[RecipeTrainerMixin] = TokenTrainer,
+    evaluator: Evaluator | None = None,
     optimizer_state: Path | None = None,
     branch: Path | None = None,
 ) -> TrainResult:
@@ -66,8 +71,8 @@ def train(
     `model` holds trained parameters in fp32 (frozen ones in any dtype) and is passed in its *initial* state also when
     resuming. `rows` are prepared (see `Rows`); their order is decided here, from `ctx.seed("order", epoch)`. `steps`
     comes from `config.steps(rows=len(rows), parameters=…)`. `digests` identifies data and tokeniser, for the
-    checkpoints. `trainer` is a class with the mixin, such as `SupervisedTrainer` for conversations. `optimizer_state`
-    and `branch` are described at `Job`.
+    checkpoints. `evaluator` measures the model as its settings say. `trainer` is a class with the mixin, such as
+    `SupervisedTrainer` for conversations. `optimizer_state` and `branch` are described at `Job`.
 
     Emits each step's metrics, notes the resolved arguments as `training`, and leaves `model` on its device, in eval
     mode, outside any autocast. Raises `Interrupted` after saving when the run is asked to stop, and `RecipeError` when
@@ -96,14 +101,25 @@ def train(
         batch_size=config.batch_size,
         micro_batch=rows_at_once,
         checkpoint_every=config.execution.checkpoint_every,
+        checkpoint_seconds=60 * config.execution.checkpoint_minutes,
         keep_checkpoints=config.execution.keep_checkpoints,
+        z_loss=config.z_loss,
+        skip_spikes=config.skip_spikes,
+        chunked_loss=_chunked(config, rows_at_once, model),
+        head_dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32,
         digests=digests,
+        evaluator=evaluator,
         optimizer_state=optimizer_state,
         branch=branch,
     )
     ctx.note(training=_resolved(arguments, config, optimizer, steps))
     trained = _sharded(ctx, config.execution, model, arguments.device)
     loop: Any = trainer(job=job, model=trained, args=arguments, processing_class=tokenizer)
+    if config.chunked_loss == "on" and loop.head is None:
+        raise RecipeError(
+            f"the loss of {type(model).__name__} cannot be taken in chunks: its logits are not a plain product",
+            next="leave chunked_loss out",
+        )
     loop.train()
     if loop.interrupted:
         raise Interrupted(f"stopped after step {loop.state.global_step} of {steps}, which is saved")
@@ -111,8 +127,18 @@ def train(
     if trained is not model:
         _gather(trained, model)
         model.to(arguments.device)  # type: ignore[arg-type]
+    if loop.kept_step is not None:
+        checkpoints.load_weights(model, loop.root / f"step-{loop.kept_step}" / checkpoints.WEIGHTS)
     model.eval()
-    return _result(loop, steps)
+    if config.skip_spikes:
+        ctx.note(skipped_steps=loop.spikes.skipped)
+    return _result(loop)
+
+
+def _chunked(config: LoopConfig, rows_at_once: int, model: PreTrainedModel) -> bool:
+    """Whether the loss is to be taken in chunks."""
+    many = rows_at_once * config.sequence_length * model.config.get_text_config().vocab_size > MANY_LOGITS
+    return config.chunked_loss == "on" or (config.chunked_loss == "auto" and many)
 
 
 def _sharded(ctx: StageContext, execution: ExecutionConfig, model: PreTrainedModel, device: Any) -> PreTrainedModel:
@@ -132,16 +158,18 @@ def _gather(trained: PreTrainedModel, model: PreTrainedModel) -> None:
         own[name].copy_(sharding.whole(parameter))
 
 
-def _result(loop: Any, steps: int) -> TrainResult:
+def _result(loop: Any) -> TrainResult:
     counters = loop.counters
     return TrainResult(
-        steps=steps,
+        steps=loop.state.global_step,
         tokens=counters.tokens,
         supervised_tokens=counters.supervised_tokens,
         rows_without_labels=counters.rows_without_labels,
         loss=loop.last_loss,
         tokens_per_second=loop.clock.tokens_per_second,
         resumed_from=loop.resumed_from,
+        evaluations=loop.evaluations,
+        kept_step=loop.kept_step,
     )
 
 

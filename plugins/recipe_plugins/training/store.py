@@ -131,7 +131,7 @@ class MixedRows:
     """`total` rows of `length` tokens from a store, each domain by its share; see `recipe_plugins.training.order.Rows`.
 
     Rows of one domain are taken in whole epochs, each a permutation of its own, so that none is read more than once
-    more than another.
+    more than another. `name` gives that of a document of a domain, by its number.
     """
 
     def __init__(
@@ -142,13 +142,14 @@ class MixedRows:
         length: int,
         isolate: bool,
         seed: Callable[[str, int], int],
+        name: Callable[[str, int], str],
     ) -> None:
-        self.length, self.isolate = length, isolate
+        self.length, self.isolate, self._name = length, isolate, name
+        self._domains = list(portions)
         self._streams = [(store.stream(domain), store.ends(domain)) for domain in portions]
         self._firsts = np.cumsum([0, *(portion.rows for portion in portions.values())])
-        names = list(portions)
-        self._epoch = lru_cache(maxsize=len(names) + 1)(
-            lambda number, epoch: np.random.default_rng(seed(names[number], epoch)).permutation(
+        self._epoch = lru_cache(maxsize=len(portions) + 1)(
+            lambda number, epoch: np.random.default_rng(seed(self._domains[number], epoch)).permutation(
                 rows_of(len(self._streams[number][0]), length)
             )
         )
@@ -158,11 +159,24 @@ class MixedRows:
 
     def __getitem__(self, number: int) -> dict[str, np.ndarray]:
         """Row `number`: `input_ids`, `labels` and `position_ids`, 1-D int64."""
-        domain = int(np.searchsorted(self._firsts, number, side="right")) - 1
+        domain, start = self._where(number)
         stream, ends = self._streams[domain]
-        epoch, place = divmod(number - int(self._firsts[domain]), rows_of(len(stream), self.length))
-        start = int(self._epoch(domain, epoch)[place]) * self.length
         return cut(stream, ends, start, self.length, self.isolate)
+
+    def _where(self, number: int) -> tuple[int, int]:
+        """The domain of a row, and where it begins in the domain's stream."""
+        domain = int(np.searchsorted(self._firsts, number, side="right")) - 1
+        tokens = len(self._streams[domain][0])
+        epoch, place = divmod(number - int(self._firsts[domain]), rows_of(tokens, self.length))
+        return domain, int(self._epoch(domain, epoch)[place]) * self.length
+
+    def documents(self, number: int) -> list[str]:
+        """The names of the documents that stand in row `number`, wholly or in part."""
+        domain, start = self._where(number)
+        stream, ends = self._streams[domain]
+        places = np.arange(start, start + self.length) % len(stream)
+        found = dict.fromkeys(np.searchsorted(ends, places, side="right").tolist())
+        return [self._name(self._domains[domain], document) for document in found]
 
 
 def rows_of(tokens: int, length: int) -> int:

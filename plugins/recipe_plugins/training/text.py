@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from recipe_plugins.training import bits, machine, run
+from recipe_plugins.training import machine, run
 from recipe_plugins.training.config import TextConfig
 from recipe_plugins.training.estimate import shape_of_folder, training_facts
+from recipe_plugins.training.evaluation import TextEvaluator
 from recipe_plugins.training.loading import save_model
 from recipe_plugins.training.store import MixedRows, TokenStore, build_store, divide, rows_of
 from recipe_runner import Corpus, Optimizer, RecipeError, StageContext, Use
+
+SHOWN = 4
+"""Evaluations whose samples stand side by side at the end; `evaluations.json` has those of all."""
 
 
 def train_on_text(
@@ -39,9 +43,11 @@ def train_on_text(
     assert isinstance(corpus, Corpus)
     machine.set_threads(config.execution)
     names = list(config.mix) or [name for name, found in corpus.domains("train").items() if found.documents]
+    device = machine.device(config.execution)
+    evaluator = TextEvaluator(config.evaluation, corpus, tokenizer, config.sequence_length, device)
     store = build_store(ctx, corpus, tokenizer, names)
     steps = _steps(config, store, model)
-    rows = _rows(ctx, config, store, steps, purpose)
+    rows = _rows(ctx, config, store, steps, purpose, corpus)
     result = run.train(
         ctx,
         config,
@@ -51,13 +57,14 @@ def train_on_text(
         steps=steps,
         optimizer=optimizer,
         digests={"tokeniser": digest, "corpus": corpus.digest},
+        evaluator=evaluator,
         optimizer_state=optimizer_state,
         branch=branch,
     )
     if ctx.rank == 0:
         save_model(model, tokenizer, ctx.payload)
         ctx.note(**_facts(ctx, model, optimizer, result))
-        ctx.note(bits_per_byte=heldout_bits(config, corpus, model, tokenizer))
+        ctx.note(bits_per_byte=evaluator.bits_per_byte(model))
     return result
 
 
@@ -75,7 +82,25 @@ def _facts(
         state_bytes=cost.state_bytes(parameters),
         tokens_per_second=result.tokens_per_second,
     )
-    return {"loss": result.loss, **facts}
+    return {"loss": result.loss, "steps": result.steps, **facts, **_evaluated(ctx, result, facts["tables"])}
+
+
+def _evaluated(ctx: StageContext, result: run.TrainResult, tables: list[Any]) -> dict[str, Any]:
+    """What was found while training: a table, the last samples, and all of it in `evaluations.json`."""
+    found = result.evaluations.found
+    if not found:
+        return {}
+    written = json.dumps([asdict(entry) for entry in found], indent=1, ensure_ascii=False)
+    (ctx.folder / "evaluations.json").write_text(written + "\n", encoding="utf-8")
+    domains = list(found[0].bits_per_byte)
+    rows = [[str(entry.step), *(f"{entry.bits_per_byte[domain]:.4f}" for domain in domains)] for entry in found]
+    table = {"title": "held-out bits per byte while training", "columns": ["step", *domains], "rows": rows}
+    samples = [
+        {"prompt": prompt, "answers": {f"step {entry.step}": entry.samples[number][1] for entry in found[-SHOWN:]}}
+        for number, (prompt, _) in enumerate(found[0].samples)
+    ]
+    kept = {"kept_step": result.kept_step} if result.kept_step is not None else {}
+    return {"tables": [*tables, table], "samples": samples, **kept}
 
 
 def _steps(config: TextConfig, store: TokenStore, model: PreTrainedModel) -> int:
@@ -85,7 +110,9 @@ def _steps(config: TextConfig, store: TokenStore, model: PreTrainedModel) -> int
     return steps
 
 
-def _rows(ctx: StageContext, config: TextConfig, store: TokenStore, steps: int, purpose: str) -> MixedRows:
+def _rows(
+    ctx: StageContext, config: TextConfig, store: TokenStore, steps: int, purpose: str, corpus: Corpus
+) -> MixedRows:
     wanted = steps * config.batch_size
     divided = divide(store, config.mix, wanted, config.sequence_length, config.max_repeats)
     ctx.note(
@@ -99,16 +126,8 @@ def _rows(ctx: StageContext, config: TextConfig, store: TokenStore, steps: int, 
         length=config.sequence_length,
         isolate=config.isolate,
         seed=lambda domain, epoch: ctx.seed("mix", purpose, domain, epoch),
+        name=lambda domain, number: f"{domain}/{next(corpus.read(domain, 'train', number)).id}",
     )
-
-
-def heldout_bits(
-    config: TextConfig, corpus: Corpus, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> Mapping[str, float]:
-    """Bits per byte of each domain of the corpus that has held-out text."""
-    records = bits.heldout_records(corpus)
-    device = machine.device(config.execution)
-    return bits.bits_per_byte(model, tokenizer, records, config.sequence_length, device)
 
 
 def same_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> None:

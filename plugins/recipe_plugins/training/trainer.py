@@ -6,8 +6,8 @@
 It decides optimizer and groups, schedule, data order, loss normalisation, events, checkpoints and resume; a stage
 prepares model and rows. Guarantees: the loss is the sum over tokens divided by the number of supervised tokens of the
 whole step (counted after the shift, over all micro-batches and ranks), zero where there is none; every step's loss is
-an event; NaN stops the run; a run that was killed and resumed gives bit-identical losses and weights on one machine
-with equal threads and execution.
+an event; NaN stops the run and says what was read; a run that was killed and resumed gives bit-identical losses and
+weights on one machine with equal threads and execution.
 
 Restoring happens at `on_train_begin`, when the library has built everything, so none of its own checkpoint code runs.
 """
@@ -17,26 +17,41 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch.nn import functional
+from accelerate.utils import broadcast_object_list
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from recipe_plugins.training import checkpoints, sharding
+from recipe_plugins.training.config import Evaluation
 from recipe_plugins.training.groups import param_groups
+from recipe_plugins.training.losses import ChunkedHead, summed_loss, summed_z
 from recipe_plugins.training.order import Rows, StepBatches, stack
+from recipe_plugins.training.progress import Clock, Counters, Evaluated, Evaluations, Spikes
 from recipe_plugins.training.routing import Routing
 from recipe_runner import Optimizer, RecipeError, Schedule, StageContext
 
-UNTIMED_STEPS = 10
-"""Steps at the start of a process that throughput leaves out."""
+NAMED_DOCUMENTS = 12
+"""Documents of a batch that an error names."""
+
+
+class Evaluator(Protocol):
+    """Measures a model on what it is not trained on."""
+
+    settings: Evaluation
+
+    def evaluate(self, model: Any, step: int) -> Evaluated:
+        """What `model` is worth after `step`; the same on every rank, and without a random number."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +60,9 @@ class Job:
 
     `digests` names the data and tokeniser that a checkpoint belongs to. `optimizer_state` is a file of an earlier stage
     (`branch/optimizer.pt`) to begin from; `branch` is the folder that gets the state at the end of the stable phase,
-    with `optimizer_use`, how a recipe would write the optimizer.
+    with `optimizer_use`, how a recipe would write the optimizer. `checkpoint_seconds` of 0 saves by steps alone.
+    `evaluator` measures the model every so many steps. `head_dtype` is that of the head's product; with `chunked_loss`
+    it is taken in chunks, if it can be.
     """
 
     ctx: StageContext
@@ -57,46 +74,16 @@ class Job:
     batch_size: int
     micro_batch: int
     checkpoint_every: int
+    checkpoint_seconds: float
     keep_checkpoints: int
+    z_loss: float
+    skip_spikes: float
+    chunked_loss: bool
+    head_dtype: torch.dtype
     digests: Mapping[str, str]
+    evaluator: Evaluator | None = None
     optimizer_state: Path | None = None
     branch: Path | None = None
-
-
-@dataclass(slots=True)
-class Counters:
-    """What has been trained on since step 0: all tokens, those with a label, and rows that had none."""
-
-    tokens: int = 0
-    supervised_tokens: int = 0
-    rows_without_labels: int = 0
-
-
-@dataclass(slots=True)
-class Clock:
-    """Tokens and seconds of this process's steps, without the first `UNTIMED_STEPS`, saving and evaluation."""
-
-    steps: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    since: float = field(default_factory=time.perf_counter)
-
-    def step(self, tokens: int) -> float:
-        """Account for a step that ends now; its tokens per second."""
-        now = time.perf_counter()
-        took, self.since, self.steps = now - self.since, now, self.steps + 1
-        if self.steps > UNTIMED_STEPS:
-            self.tokens, self.seconds = self.tokens + tokens, self.seconds + took
-        return tokens / took
-
-    def restart(self) -> None:
-        """Leave out what happened since the last step."""
-        self.since = time.perf_counter()
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Over the timed steps; `None` while there are none."""
-        return self.tokens / self.seconds if self.seconds else None
 
 
 class RecipeTrainerMixin:
@@ -118,13 +105,16 @@ class RecipeTrainerMixin:
 
     def __init__(self, *, job: Job, **library: Any) -> None:
         self.job, self.counters, self.clock = job, Counters(), Clock()
-        self.interrupted = False
+        self.spikes, self.evaluations = Spikes(), Evaluations()
+        self.interrupted = self.stopped_early = False
+        self._saved_at = time.monotonic()
         self.resumed_from: int | None = None
         self.last_loss = math.nan
         self._step_tokens = 0
         super().__init__(data_collator=self.collate, callbacks=[_Hooks(self)], **library)  # type: ignore[call-arg]
         self.model_accepts_loss_kwargs = True  # tells Trainer that the loss is scaled for the whole step already
         self._step_loss = torch.zeros((), device=self.args.device)
+        self.head = chunked_head(self.model, job.head_dtype) if job.chunked_loss else None
         self.routing = Routing.of(library["model"].config, job.batch_size)
         self.branch_step = end_of_stable(job.schedule, job.steps) if job.branch else None
         self.batches = StepBatches(
@@ -210,12 +200,33 @@ class RecipeTrainerMixin:
     ) -> Any:
         """This micro-batch's share of the step's mean loss, times the ranks, over which gradients are averaged."""
         labels = inputs.pop("labels")
-        outputs = model(**inputs, use_cache=False, **(self.routing.arguments if self.routing else {}))
-        loss = summed_loss(outputs.logits, labels) / num_items_in_batch * self.accelerator.num_processes
-        self._step_loss += loss.detach()
-        if self.routing:  # not in the loss that is told, which stays comparable
+        with self.head.instead() if self.head else nullcontext():
+            outputs = model(**inputs, use_cache=False, **(self.routing.arguments if self.routing else {}))
+        loss, nats = self._summed(outputs.logits, labels)
+        share = self.accelerator.num_processes / num_items_in_batch
+        loss = loss * share
+        self._step_loss += nats.detach() * share  # without what is added to it, so that it stays comparable
+        if self.routing:
             loss = loss + self.routing.loss(outputs.router_logits, labels) * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def _summed(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sum to differentiate, and that of the cross-entropy alone."""
+        z_loss = self.job.z_loss
+        if self.head:
+            loss, nats = self.head.losses(labels, z_loss)
+            return loss + logits.sum(), nats  # of no token: it ties the pass to the loss, as a sharded model needs
+        nats = summed_loss(logits, labels)
+        return (nats + z_loss * summed_z(logits, labels) if z_loss else nats), nats
+
+    def before_step(self) -> None:
+        """Leave the step out, as if it had no gradient, if its loss is a spike; the schedule goes on."""
+        if not self.job.skip_spikes:
+            return
+        loss = float(self.accelerator.reduce(self._step_loss, reduction="mean"))
+        if self.spikes.is_one(self.state.global_step + 1, loss, self.job.skip_spikes):
+            for parameter in self.model.parameters():
+                parameter.grad = None  # which every optimizer passes over
 
     # ── telling about it ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -235,16 +246,45 @@ class RecipeTrainerMixin:
             self.routing.metrics(lambda part: self.accelerator.reduce(part, reduction="sum")) if self.routing else {}
         )
         told = {"loss": loss, "lr": logs["learning_rate"], "grad_norm": norm, **experts, **self.step_metrics()}
-        self.job.ctx.metrics(step, **told, tokens_per_second=rate)
+        self.job.ctx.metrics(step, **told, **self._found(step), tokens_per_second=rate)
         self.job.ctx.progress(step, self.job.steps, "steps", f"loss {loss:.3f}")
+
+    def _found(self, step: int) -> dict[str, float]:
+        """What else there is to tell of `step`: skipped steps so far, held-out bits per byte."""
+        found = {"skipped_steps": float(len(self.spikes.skipped))} if self.job.skip_spikes else {}
+        last = self.evaluations.found[-1:]
+        if last and last[0].step == step:
+            found |= {f"bits_per_byte/{domain}": bits for domain, bits in last[0].bits_per_byte.items()}
+        return found
 
     def _diverged(self, step: int, loss: float, norm: float) -> RecipeError:
         kept = checkpoints.latest(self.root)
         return RecipeError(
-            f"step {step}: the loss is {loss} and the gradient norm {norm}; training was stopped",
+            f"step {step}: the loss is {loss} and the gradient norm {norm}; training was stopped{self._read(step)}",
             next="lower the learning rate or max_grad_norm, or lengthen the warm-up"
             + (f"\nthe state before it is kept in {kept}" if kept else ""),
         )
+
+    def _read(self, step: int) -> str:
+        """What was read in `step`, as far as the rows know."""
+        names: Callable[[int], Sequence[str]] = getattr(self.job.rows, "documents", lambda number: ())
+        found = list(dict.fromkeys(name for number in self.batches.of_all_ranks(step - 1) for name in names(number)))
+        more = f" and {len(found) - NAMED_DOCUMENTS} more" if len(found) > NAMED_DOCUMENTS else ""
+        return f"\nit had read {', '.join(found[:NAMED_DOCUMENTS])}{more}" if found else ""
+
+    def evaluate_now(self) -> bool:
+        """Evaluate, if this step is one for it; whether that found the best model so far."""
+        evaluator, step = self.job.evaluator, self.state.global_step
+        if evaluator is None or not evaluator.settings.every or step % evaluator.settings.every:
+            return False
+        begun = time.perf_counter()
+        found = evaluator.evaluate(self.model, step)
+        if self.job.ctx.world_size > 1:
+            found = broadcast_object_list([found])[0]  # what is decided by it must be the same everywhere
+        better, patience = self.evaluations.add(found), evaluator.settings.early_stopping
+        self.stopped_early = bool(patience) and self.evaluations.no_better >= patience
+        self.clock.leave_out(begun)
+        return better and evaluator.settings.keep == "best"
 
     # ── checkpoints ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -255,17 +295,22 @@ class RecipeTrainerMixin:
 
     def after_step(self, control: TrainerControl) -> None:
         """Decide, at the end of a step, whether to save and whether to stop."""
-        step = self.state.global_step
-        self.interrupted = self._any_rank(self.job.ctx.stopping()) and step < self.job.steps
+        step, ctx = self.state.global_step, self.job.ctx
+        best = self.evaluate_now()
+        late = 0 < self.job.checkpoint_seconds <= time.monotonic() - self._saved_at
+        stopping, late = self._any_rank(ctx.stopping(), late)
+        self.interrupted = stopping and step < self.job.steps and not self.stopped_early
         due = step % self.job.checkpoint_every == 0 or step in (self.job.steps, self.branch_step)
-        control.should_save = due or self.interrupted
-        control.should_training_stop = control.should_training_stop or self.interrupted
+        stop = self.interrupted or self.stopped_early
+        control.should_save = due or late or best or stop
+        control.should_training_stop = control.should_training_stop or stop
 
-    def _any_rank(self, asked: bool) -> bool:
-        """Whether any rank was asked: all of them stop after the same step."""
+    def _any_rank(self, *asked: bool) -> list[bool]:
+        """Of each question, whether any rank says yes: all of them do the same after the same step."""
         if self.job.ctx.world_size == 1:
-            return asked
-        return bool(self.accelerator.reduce(torch.tensor(float(asked), device=self.args.device), reduction="sum"))
+            return list(asked)
+        answers = torch.tensor([float(answer) for answer in asked], device=self.args.device)
+        return [bool(answer) for answer in self.accelerator.reduce(answers, reduction="sum")]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Called by the library after `log`, so that the metrics of the step are out before the mark."""
@@ -285,8 +330,15 @@ class RecipeTrainerMixin:
                 checkpoints.complete(folder, self.job.ctx.flush)
                 if step == self.branch_step:
                     self._keep_branch(folder)
-                checkpoints.prune(self.root, self.job.keep_checkpoints)
+                checkpoints.prune(self.root, self.job.keep_checkpoints, besides=self.kept_step)
+        self._saved_at = time.monotonic()
         self.clock.restart()
+
+    @property
+    def kept_step(self) -> int | None:
+        """The step whose weights are the result, if that is not the last."""
+        evaluator = self.job.evaluator
+        return self.evaluations.best_step if evaluator and evaluator.settings.keep == "best" else None
 
     def _state(self) -> dict[str, Any]:
         step = self.state.global_step
@@ -298,6 +350,9 @@ class RecipeTrainerMixin:
             "digests": dict(self.job.digests),
             "counters": asdict(self.counters),
             "loss": self.last_loss,
+            "spikes": asdict(self.spikes),
+            "evaluations": asdict(self.evaluations),
+            "stopped_early": self.stopped_early,
         }
 
     def _keep_branch(self, folder: Path) -> None:
@@ -328,7 +383,11 @@ class RecipeTrainerMixin:
         self._load_optimizer(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["schedule"])
         self.counters, self.last_loss = Counters(**saved["counters"]), saved["loss"]
+        self.spikes, self.evaluations = Spikes(**saved["spikes"]), Evaluations.of(saved["evaluations"])
+        self.stopped_early = saved["stopped_early"]
         self.state.global_step = self.batches.start = self.resumed_from = saved["step"]
+        if self.stopped_early:
+            self.batches.start = self.job.steps  # there is nothing more to read
         self.job.ctx.resume_from(saved["step"])
         checkpoints.set_rng_state(checkpoints.load(folder / f"rng-{self.job.ctx.rank}.pt"))
         self.clock.restart()
@@ -364,6 +423,11 @@ class _Hooks(TrainerCallback):
     ) -> None:
         self.trainer.restore()
 
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
+    ) -> None:
+        self.trainer.before_step()
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
         self.trainer.after_step(control)
 
@@ -372,13 +436,13 @@ class TokenTrainer(RecipeTrainerMixin, Trainer):
     """The loop over transformers' own trainer: pretraining and annealing."""
 
 
-def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy summed over the labels, shifted by one, in fp32 nats.
-
-    `logits` is (rows, tokens, vocabulary); `labels` is (rows, tokens), -100 where nothing is predicted.
-    """
-    shifted = functional.pad(labels[:, 1:], (0, 1), value=-100)
-    return functional.cross_entropy(logits.float().flatten(0, 1), shifted.flatten(), ignore_index=-100, reduction="sum")
+def chunked_head(model: Any, dtype: torch.dtype) -> ChunkedHead | None:
+    """The head of `model`, to be taken in chunks; `None` where its logits are not a plain product of it."""
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear or head.bias is not None:
+        return None
+    found = ChunkedHead(head, dtype)
+    return found if found.fits(model) else None
 
 
 def end_of_stable(schedule: Schedule, steps: int) -> int | None:

@@ -1,0 +1,125 @@
+"""Evaluation while training: what it measures, what follows from it, and that it changes nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from recipe_runner import Interrupted, RecipeError
+from recipe_runner.testing import LocalContext
+from recipe_runner.testing.local import slot
+
+pytestmark = pytest.mark.slow
+
+HELD_OUT = {"every": 4, "samples": 3, "sample_tokens": 5}
+
+
+@pytest.fixture
+def run(tmp_path, tiny_corpus, tiny_tokeniser, pretraining):
+    """Runs a pretraining in a context, whose folder may hold an earlier attempt; stopped after a step if asked."""
+
+    def go(name: str, stop: int = 0, corpus=tiny_corpus, **changes) -> LocalContext:
+        inputs = {"corpus": corpus, "tokeniser": tiny_tokeniser}
+        config = pretraining(**changes)
+        config["execution"] = {"device": "cpu", "threads": 1, "checkpoint_every": 5, **changes.get("execution", {})}
+        context = LocalContext(tmp_path / name, inputs=inputs)
+        kept = context.metrics
+
+        def metrics(step, **values):
+            kept(step, **values)
+            context.stop = step == stop
+
+        context.metrics = metrics
+        slot("stage", {"use": "pretrain", **config}).build().run(context)
+        return context
+
+    return go
+
+
+def weights(context):
+    from safetensors.torch import load_file
+
+    return load_file(context.payload / "model.safetensors")
+
+
+def same(one, other) -> bool:
+    return all((one[name] == other[name]).all() for name in one)
+
+
+def test_evaluating_changes_no_loss_and_says_what_it_found(run):
+    plain, evaluated = run("plain"), run("evaluated", evaluation=HELD_OUT)
+    strip = {"tokens_per_second", "bits_per_byte/prose", "bits_per_byte/code"}
+    rows = [
+        [{k: v for k, v in row.items() if k not in strip} for row in context.rows] for context in (plain, evaluated)
+    ]
+    assert rows[0] == rows[1]
+    assert same(weights(plain), weights(evaluated))
+    found = json.loads((evaluated.folder / "evaluations.json").read_text())
+    assert [entry["step"] for entry in found] == [4, 8, 12]
+    assert found[-1]["bits_per_byte"] == evaluated.facts["bits_per_byte"] == plain.facts["bits_per_byte"]
+    row = next(row for row in evaluated.rows if row["step"] == 8)
+    assert row["bits_per_byte/code"] == found[1]["bits_per_byte"]["code"]
+    assert [len(sample["answers"]) for sample in evaluated.facts["samples"]] == [3, 3, 3]
+    assert evaluated.facts["tables"][1]["rows"][2][0] == "12"
+
+
+def test_the_best_is_kept_and_training_ends_when_there_is_no_better(run):
+    """With a rate that ruins the model at once, the first evaluation is the best."""
+    settings = {"every": 2, "keep": "best", "early_stopping": 3, "samples": 0}
+    changes = {"optimizer": {"lr": 0.5}, "budget": {"steps": 40}, "schedule": {"use": "wsd", "warmup": 0.5}}
+    context = run("best", evaluation=settings, **changes)
+    found = json.loads((context.folder / "evaluations.json").read_text())
+    means = [sum(entry["bits_per_byte"].values()) / 2 for entry in found]
+    best = found[means.index(min(means))]
+    assert context.facts["kept_step"] == best["step"]
+    assert context.facts["bits_per_byte"] == best["bits_per_byte"]
+    assert context.facts["steps"] == best["step"] + 6 < 40
+    kept = weights(context)
+    from safetensors.torch import load_file
+
+    saved = load_file(context.work / "checkpoints" / f"step-{best['step']}" / "trained.safetensors")
+    assert same(saved, kept)
+
+
+def test_best_and_patience_survive_a_stop_exactly(run):
+    settings = {"every": 2, "keep": "best", "early_stopping": 3, "samples": 1}
+    changes = {"optimizer": {"lr": 0.5}, "budget": {"steps": 40}, "schedule": {"use": "wsd", "warmup": 0.5}}
+    straight = run("straight", evaluation=settings, **changes)
+    last = straight.rows[-1]["step"]
+    with pytest.raises(Interrupted):
+        run("stopped", stop=last - 3, evaluation=settings, **changes)
+    again = run("stopped", evaluation=settings, **changes)
+    for name in ("kept_step", "steps", "bits_per_byte", "samples"):
+        assert again.facts[name] == straight.facts[name]
+    assert same(weights(straight), weights(again))
+    files = [(context.folder / "evaluations.json").read_bytes() for context in (straight, again)]
+    assert files[0] == files[1]
+    finished = run("stopped", evaluation=settings, **changes)  # it had stopped early: nothing is trained any more
+    assert finished.rows == []
+    assert same(weights(straight), weights(finished))
+
+
+def test_what_cannot_be_measured_is_refused(run, write_corpus, tmp_path):
+    with pytest.raises(ValueError, match="set `every`"):
+        run("never", evaluation={"keep": "best"})
+    nothing = write_corpus(tmp_path / "corpus", {"prose": ["a b c"] * 40}, heldout_every=100)
+    (nothing.payload / "heldout" / "prose" / "00000.jsonl").write_text("")
+    index = json.loads((nothing.payload / "corpus.json").read_text())
+    index["domains"]["prose"].pop("heldout")
+    (nothing.payload / "corpus.json").write_text(json.dumps(index))
+    with pytest.raises(RecipeError, match="the corpus has none"):
+        run("nothing", corpus=nothing, mix={}, evaluation=HELD_OUT)
+
+
+def test_a_loss_that_is_not_a_number_names_the_documents(run, tiny_corpus, monkeypatch):
+    from recipe_plugins.training.trainer import RecipeTrainerMixin
+
+    summed = RecipeTrainerMixin._summed
+    monkeypatch.setattr(RecipeTrainerMixin, "_summed", lambda *given: tuple(x * float("nan") for x in summed(*given)))
+    with pytest.raises(RecipeError, match="step 1: the loss is nan") as error:
+        run("nan")
+    ids = {f"{domain}/{record.id}" for domain in ("prose", "code") for record in tiny_corpus.read(domain)}
+    named = error.value.what.split("it had read ")[1].split(" and ")[0].split(", ")
+    assert named
+    assert set(named) <= ids
