@@ -43,7 +43,7 @@ SECOND: Mapping[str, Any] = {
     "architecture": {"use": "gpt2", **SMALL, "max_position_embeddings": 64}, "max_grad_norm": 1e-2, "adapter": "rslora",
     "batch_size": 2, "sequence_length": 32, "stage/sft.sequence_length": 64, "algorithm": "characters",
     "vocab_size": 320, "min_frequency": 40, "max_word": 3, "head_dim": 16, "train_on": "all", "heldout_answers": 3,
-    "special_tokens": ["<|more|>"], "forgetting": {"text": "none"},
+    "special_tokens": ["<|more|>"], "forgetting": {"text": "none"}, "evaluation": {"every": 1},
 }  # fmt: skip
 """Second values by a field's name, or by `kind/name.field`."""
 

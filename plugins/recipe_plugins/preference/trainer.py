@@ -29,6 +29,7 @@ class PreferenceTrainer(RecipeTrainerMixin, Trainer):
 
     objective: Objective
     takes: str
+    cross_entropy = False
 
     def __init__(self, **library: Any) -> None:
         super().__init__(**library)

@@ -85,6 +85,8 @@ def train(
             "execution.strategy: deepspeed is not in this version",
             next="use strategy: fsdp, with shard: optimizer-and-gradients for ZeRO-2 or shard: all for ZeRO-3",
         )
+    if config.z_loss and not trainer.cross_entropy:
+        raise RecipeError("z_loss belongs to the cross-entropy of tokens, and this stage trains on another loss")
     if not len(rows):
         raise RecipeError("there is no row to train on", next="look at the ledger of the corpus")
     arguments = trainer.arguments_class(
@@ -105,7 +107,7 @@ def train(
         keep_checkpoints=config.execution.keep_checkpoints,
         z_loss=config.z_loss,
         skip_spikes=config.skip_spikes,
-        chunked_loss=_chunked(config, rows_at_once, model),
+        chunked_loss=trainer.cross_entropy and _chunked(config, rows_at_once, model),
         head_dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32,
         digests=digests,
         evaluator=evaluator,

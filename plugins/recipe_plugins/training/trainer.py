@@ -95,6 +95,7 @@ class RecipeTrainerMixin:
 
     arguments_class: type[TrainingArguments] = TrainingArguments
     library_arguments: Mapping[str, Any] = {}
+    cross_entropy: bool = True  # whether that is the loss, so that z_loss and chunks of it make sense
 
     args: Any  # these are the library's
     model: Any
