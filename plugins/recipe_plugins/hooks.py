@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable
+from typing import Any
 
-from recipe_runner import Check, Component, hookimpl
+from recipe_runner import Check, Component, Problem, hookimpl
 
 FOLDERS = (
     "curation", "tokeniser", "pretrain", "anneal", "sft", "lora", "preference", "merge", "evaluate",
@@ -17,6 +18,14 @@ FOLDERS = (
 def register_components() -> Iterable[Component]:
     """Every built-in component."""
     return [c for folder in FOLDERS for c in importlib.import_module(f"recipe_plugins.{folder}").COMPONENTS]
+
+
+@hookimpl
+def check_recipe(recipe: Any) -> Iterable[Problem]:
+    """Hints at rates and scales that are out of the usual."""
+    from recipe_plugins.hints import hints
+
+    return hints(recipe)
 
 
 @hookimpl

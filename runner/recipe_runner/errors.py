@@ -43,7 +43,8 @@ class Origin:
 class Problem:
     """One thing wrong with a recipe: `path` is the dotted key, `what` got and expected, `next` what to do.
 
-    `plugin` is set where the recipe may be right and a plugin is missing or broken.
+    `plugin` is set where the recipe may be right and a plugin is missing or broken; `hint` where it is right, but out
+    of the usual.
     """
 
     what: str
@@ -51,6 +52,7 @@ class Problem:
     origin: Origin = Origin()
     next: str = ""
     plugin: bool = False
+    hint: bool = False
 
     def render(self) -> str:
         """The text that people see: position and key, the line, what is wrong, what next."""

@@ -67,7 +67,7 @@ def register_commands() -> Iterable[Command]:  # type: ignore[empty-body]
 
 @hookspec
 def check_recipe(recipe: Recipe) -> Iterable[Problem]:  # type: ignore[empty-body]
-    """More problems of a valid recipe; it is read, never changed.
+    """More problems of a valid recipe, or hints at what is out of the usual; it is read, never changed.
 
     @hookimpl
     def check_recipe(recipe):

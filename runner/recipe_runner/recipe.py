@@ -56,7 +56,7 @@ class Recipe:
     tree: Tree
     origins: Origins
     overrides: Sequence[str]
-    warnings: list[Problem] = field(default_factory=list)
+    hints: list[Problem] = field(default_factory=list)
 
     def config(self, stage: str) -> StageConfig:
         """The config of a stage."""
@@ -88,9 +88,9 @@ class Recipe:
         plain: dict[str, Any] = json.loads(json.dumps({**head, **parts}))
         return plain
 
-    def problem(self, path: str, what: str, next: str = "") -> Problem:
-        """A problem located at a dotted path of this recipe; for `check_recipe` hooks."""
-        return problem_at(self.origins, path.split("."), what, next)
+    def problem(self, path: str, what: str, next: str = "", *, hint: bool = False) -> Problem:
+        """A problem, or a hint, located at a dotted path of this recipe; for `check_recipe` hooks."""
+        return replace(problem_at(self.origins, path.split("."), what, next), hint=hint)
 
 
 def load(path: str, overrides: Sequence[str] = (), *, plugins: Plugins | None = None) -> Recipe:
@@ -122,9 +122,10 @@ def _validate(tree: Tree, merged: Layered, file: Path, overrides: Sequence[str],
     ordered = {name: top.stages[name] for name in order}
     recipe = Recipe(top.name, top.seed, file, ordered, top.trackers, tree, origins, tuple(overrides))
     more = [problem for answer in plugins.hook.check_recipe(recipe=recipe) for problem in answer or ()]
-    if more:
-        raise InvalidRecipe(more)
-    return recipe
+    wrong = [problem for problem in more if not problem.hint]
+    if wrong:
+        raise InvalidRecipe(wrong)
+    return replace(recipe, hints=list(more))
 
 
 def _news(found: Sequence[Problem], known: Sequence[Problem]) -> list[Problem]:

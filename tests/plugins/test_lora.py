@@ -23,22 +23,22 @@ def test_an_adapter_that_changes_the_model_before_training_is_refused(chat, adap
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from recipe_plugins.lora.stage import neutral
+    from recipe_plugins.adapters.attaching import logits, neutral
     from recipe_plugins.training.packing import StoredRows
 
-    rows = StoredRows(adapter.path / "work/rows")
+    row = StoredRows(adapter.path / "work/rows")[0]
     base = AutoModelForCausalLM.from_pretrained(chat.payload)
-    table = base.get_input_embeddings().weight.clone()
+    table, before = base.get_input_embeddings().weight.clone(), logits(base.eval(), row)
     model = PeftModel.from_pretrained(base, adapter.payload)
     with pytest.raises(RecipeError, match="before it is trained"):
-        neutral(model, rows)
+        neutral(before, logits(model.eval(), row), 0.0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.zero_()
             if "trainable_tokens_delta" in name:
                 parameter.copy_(table[[2, 3]])  # the turn tokens
-    neutral(model, rows)
+    neutral(before, logits(model, row), 0.0)
 
 
 def test_every_run_checks_that_the_adapter_changes_nothing_yet(chat, facts, config, tmp_path):

@@ -25,4 +25,32 @@ COMPONENTS: list[Component] = [
         config="recipe_plugins.adapters.config:QloraAdapterConfig",
         summary="lora on a base in 4 bits (NF4)",
     ),
+    Component(
+        kind="adapter",
+        name="rslora",
+        target="recipe_plugins.adapters.lora:Rslora",
+        config="recipe_plugins.adapters.config:RsloraAdapterConfig",
+        summary="lora scaled by alpha / sqrt(r), for high ranks",
+    ),
+    Component(
+        kind="adapter",
+        name="dora",
+        target="recipe_plugins.adapters.lora:Dora",
+        config="recipe_plugins.adapters.config:DoraAdapterConfig",
+        summary="lora of the direction, and a magnitude for each output",
+    ),
+    Component(
+        kind="adapter",
+        name="pissa",
+        target="recipe_plugins.adapters.lora:Pissa",
+        config="recipe_plugins.adapters.config:PissaAdapterConfig",
+        summary="lora that begins at the principal directions of the weights",
+    ),
+    Component(
+        kind="adapter",
+        name="peft",
+        target="recipe_plugins.adapters.library:Peft",
+        config="recipe_plugins.adapters.config:PeftAdapterConfig",
+        summary="any other method of PEFT, by its own keys",
+    ),
 ]

@@ -7,17 +7,22 @@ digest (or hub name), never by a path; an adapter is put only on the base that i
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from recipe_plugins.training.loading import load_model
 from recipe_plugins.training.quantised import Quantisation, load_quantised
 from recipe_runner import Adapter, Artifact, RecipeError, Ref, StageContext
 
-CONFIG = "adapter_config.json"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+SETS = ("target_modules", "modules_to_save", "feedforward_modules")
+"""What PEFT keeps as sets, in any order."""
 
 
 def load_base(
@@ -37,18 +42,35 @@ def load_base(
 def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, ref: Ref, base: Artifact) -> None:
     """Write the adapter in PEFT's format, and the tokenizer that it was trained with, to `folder`.
 
-    `base_model_name_or_path` is the hub name of a base from there, else `sha256:` and the base's digest.
+    `base_model_name_or_path` is the hub name of a base from there, else `sha256:` and the base's digest. PiSSA is
+    written as LoRA on the original base.
     """
     model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
     keys = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if hasattr(model, "pissa_start"):
+        keys |= _on_the_original(folder / WEIGHTS, model.pissa_start, keys)
     name, _, revision = ref.text.partition("@")
     hub = ref.where == "hub"
     keys["base_model_name_or_path"] = name if hub else f"sha256:{base.digest}"
     keys["revision"] = revision or None if hub else None
-    keys["target_modules"] = sorted(keys["target_modules"])  # PEFT keeps a set
+    keys |= {name: sorted(keys[name]) for name in SETS if keys.get(name)}
     (folder / CONFIG).write_text(json.dumps(keys, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(folder)
+
+
+def _on_the_original(path: Path, start: Mapping[str, torch.Tensor], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the adapter in `path` one on the weights that PiSSA took its beginning, `start`, from; its changed keys.
+
+    W - s B0 A0 + s B A = W + s [B, -B0] [A; A0], which has rank 2r and, at 2 alpha, the same scale s = alpha / r.
+    """
+    tensors = load_file(path)
+    for name, first in start.items():
+        saved = name.replace(".default.", ".")
+        down = ".lora_A." in name
+        tensors[saved] = torch.cat([tensors[saved], first if down else -first], dim=0 if down else 1).contiguous()
+    save_file(tensors, path, metadata={"format": "pt"})
+    return {"r": 2 * keys["r"], "lora_alpha": 2 * keys["lora_alpha"], "init_lora_weights": True}
 
 
 def quantisation_of(adapter: Adapter) -> Quantisation | None:

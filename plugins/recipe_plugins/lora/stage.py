@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from peft import PeftModel
 
+from recipe_plugins.adapters.attaching import attach
 from recipe_plugins.adapters.saving import load_base, save_adapter
 from recipe_plugins.lora.config import LoraConfig
 from recipe_plugins.lora.trainer import AdapterTrainer
@@ -20,8 +20,7 @@ from recipe_plugins.training.estimate import shape_of_folder
 from recipe_plugins.training.forgetting import Change
 from recipe_plugins.training.loading import DTYPES, load_tokenizer
 from recipe_plugins.training.machine import device
-from recipe_plugins.training.packing import StoredRows
-from recipe_runner import RecipeError, StageContext
+from recipe_runner import StageContext
 
 
 class LoraStage:
@@ -40,8 +39,7 @@ class LoraStage:
         method, dtype = config.adapter.build(), DTYPES[config.precision]
         quantisation = method.quantisation()
         frozen = load_base(ctx, base, quantisation, dtype=dtype, device=device(config.execution))
-        model: Any = method.attach(frozen, tokenizer, ctx.seed("adapter"))
-        neutral(model, rows)
+        model: Any = attach(method, frozen, tokenizer, rows[0], seed=ctx.seed("adapter"))
         sizes = _sizes(model)
         digests = {"model": base.digest, "corpus": corpus.digest}
         change = Change(ctx, config, corpus, renderer)
@@ -58,20 +56,6 @@ class LoraStage:
             quantisation=quantisation.as_json() if quantisation else None,
         )
         save_adapter(model, tokenizer, ctx.payload, config.model, base)
-
-
-@torch.no_grad()
-def neutral(model: PeftModel, rows: StoredRows) -> None:
-    """Raise `RecipeError` unless the adapted model's logits on the first row are those of its base."""
-    row = {name: torch.from_numpy(values[None].copy()).long().to(model.device) for name, values in rows[0].items()}
-    row.pop("labels")
-    model.eval()
-    adapted = model(**row, use_cache=False).logits
-    with model.disable_adapter():
-        base = model(**row, use_cache=False).logits
-    if not torch.equal(adapted, base):
-        far = float((adapted - base).abs().max())
-        raise RecipeError(f"the adapter changes the model before it is trained: logits differ by up to {far:g}")
 
 
 def _sizes(model: PeftModel) -> tuning.Sizes:

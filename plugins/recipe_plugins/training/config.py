@@ -143,6 +143,10 @@ class TrainingConfig(LoopConfig):
     """A training stage that brings its own optimizer."""
 
     optimizer: Annotated[Use[Optimizer], Slot("optimizer")] = "adamw"  # type: ignore[assignment]
+    embedding_lr: Annotated[
+        float,
+        Field(gt=0, description="rate of embedding and head, as a share of the optimizer's"),
+    ] = 1.0
 
 
 class TextConfig(LoopConfig):

@@ -208,9 +208,9 @@ def adapter_estimate(config: LoopConfig, shape: Shape, method: Any, optimizer: A
 
     `method` and `optimizer` are configs. FLOPs leave out the gradients of frozen weights, a third of a full step's.
     """
-    if not hasattr(method, "trainable"):
+    trainable = method.trainable(shape) if hasattr(method, "trainable") else None
+    if trainable is None:
         return UNKNOWN
-    trainable = method.trainable(shape)
     state_bytes = optimizer.state_bytes(trainable)
     frozen = method.base_bytes(shape, 4 if config.precision == "fp32" else 2)
     steps = config.steps(rows=None, parameters=shape.parameters)

@@ -19,14 +19,20 @@ ROLES = ("matrix", "embedding", "head", "vector")
 DECAYED = frozenset({"matrix", "head"})
 
 
-def param_groups(model: PreTrainedModel) -> list[ParamGroup]:
-    """The trainable parameters of `model`, one group a role, in the order of `ROLES` and of the model."""
+def param_groups(model: PreTrainedModel, embedding_lr: float = 1.0) -> list[ParamGroup]:
+    """The trainable parameters of `model`, one group a role, in the order of `ROLES` and of the model.
+
+    `embedding_lr` is the share of the learning rate that the embedding and the head train at.
+    """
     roles = _roles(model)
     found: dict[str, list[nn.Parameter]] = {role: [] for role in ROLES}
     for parameter in model.parameters():
         if parameter.requires_grad:
             found[roles.get(id(parameter), "matrix" if parameter.ndim >= 2 else "vector")].append(parameter)
-    return [ParamGroup(params, role, role in DECAYED) for role, params in found.items() if params]
+    scales = dict.fromkeys(("embedding", "head"), embedding_lr)
+    return [
+        ParamGroup(params, role, role in DECAYED, scales.get(role, 1.0)) for role, params in found.items() if params
+    ]
 
 
 def _roles(model: PreTrainedModel) -> dict[int, str]:

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from recipe_plugins.training import checkpoints, sharding
-from recipe_plugins.training.config import MANY_LOGITS, LoopConfig, micro_batch
+from recipe_plugins.training.config import MANY_LOGITS, LoopConfig, TrainingConfig, micro_batch
 from recipe_plugins.training.machine import device, set_threads
 from recipe_plugins.training.order import Rows
 from recipe_plugins.training.progress import Evaluations
@@ -96,6 +96,7 @@ def train(
     job = Job(
         ctx=ctx,
         optimizer=optimizer.build(),
+        embedding_lr=config.embedding_lr if isinstance(config, TrainingConfig) else 1.0,
         optimizer_use=OPTIMIZER.dump_python(optimizer, mode="json"),
         schedule=config.schedule.build(),
         rows=rows,

@@ -62,7 +62,7 @@ class Job:
     (`branch/optimizer.pt`) to begin from; `branch` is the folder that gets the state at the end of the stable phase,
     with `optimizer_use`, how a recipe would write the optimizer. `checkpoint_seconds` of 0 saves by steps alone.
     `evaluator` measures the model every so many steps. `head_dtype` is that of the head's product; with `chunked_loss`
-    it is taken in chunks, if it can be.
+    it is taken in chunks, if it can be. `embedding_lr` is described at `param_groups`.
     """
 
     ctx: StageContext
@@ -84,6 +84,7 @@ class Job:
     evaluator: Evaluator | None = None
     optimizer_state: Path | None = None
     branch: Path | None = None
+    embedding_lr: float = 1.0
 
 
 class RecipeTrainerMixin:
@@ -141,7 +142,8 @@ class RecipeTrainerMixin:
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Our optimizer over our groups; with an earlier stage's state and learning rate, if the job has one."""
         if self.optimizer is None:
-            self.optimizer = self.job.optimizer.build(param_groups(self.model if model is None else model))
+            groups = param_groups(self.model if model is None else model, self.job.embedding_lr)
+            self.optimizer = self.job.optimizer.build(groups)
             if self.job.optimizer_state is not None:
                 self._load_optimizer(checkpoints.load(self.job.optimizer_state)["optimizer"])
                 for group in self.optimizer.param_groups:

@@ -21,6 +21,9 @@ def check_recipe(switches: Switches, path: str, overrides: Sequence[str], json: 
         raise
     stages = {name: use.component.name for name, use in recipe.stages.items()}
     if json:
-        print_json({"ok": True, "recipe": recipe.name, "stages": stages})
+        hints = [asdict(hint) for hint in recipe.hints]
+        print_json({"ok": True, "recipe": recipe.name, "stages": stages, "hints": hints})
     else:
+        for hint in recipe.hints:
+            print(f"hint: {hint.render()}", file=sys.stderr)
         print(f"{recipe.file} is valid: " + ", ".join(stages), file=sys.stderr)

@@ -1,0 +1,97 @@
+"""What every run with an adapter asserts: it changes nothing before the first step, and the first step moves it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from recipe_plugins.adapters.config import AdapterMethod
+from recipe_plugins.training import checkpoints
+from recipe_plugins.training.trainer import Job, TokenTrainer
+from recipe_runner import RecipeError
+
+if TYPE_CHECKING:
+    _Trainer = TokenTrainer
+else:
+    _Trainer = object
+
+ROUNDING = {torch.float32: 1.0, torch.bfloat16: 500.0}
+"""By how much a base's dtype widens a tolerance that is not zero: 2^-8 is that much more than fp32's in long sums."""
+
+
+def attach(
+    method: AdapterMethod,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    row: Mapping[str, np.ndarray],
+    *,
+    seed: int,
+    new_tokens: Sequence[int] = (),
+) -> PeftModel:
+    """`model` with the adapter of `method`, in eval mode.
+
+    `row` is one of those that will be trained on. Raises `RecipeError` where the adapted model's logits on it are not
+    those of the model.
+    """
+    model.eval()
+    before = logits(model, row)
+    adapted = method.attach(model, tokenizer, seed, new_tokens).eval()
+    neutral(before, logits(adapted, row), method.tolerance * ROUNDING.get(model.dtype, 1.0))
+    return adapted
+
+
+@torch.no_grad()
+def logits(model: torch.nn.Module, row: Mapping[str, np.ndarray]) -> torch.Tensor:
+    """Of one prepared row, (1, tokens, vocabulary)."""
+    device = next(model.parameters()).device
+    given = {name: torch.from_numpy(values[None].copy()).long().to(device) for name, values in row.items()}
+    given.pop("labels", None)
+    found: torch.Tensor = model(**given, use_cache=False).logits
+    return found
+
+
+def neutral(before: torch.Tensor, after: torch.Tensor, tolerance: float) -> None:
+    """Raise `RecipeError` where logits differ by more than the share `tolerance` of the largest; by nothing, if 0."""
+    if tolerance == 0 and torch.equal(before, after):
+        return
+    far = float((after - before).abs().max())
+    if tolerance == 0 or not far <= tolerance * float(before.abs().max()):
+        raise RecipeError(f"the adapter changes the model before it is trained: logits differ by up to {far:g}")
+
+
+class MovesAdapter(_Trainer):
+    """Mixed into a trainer before the loop's own mixin: trains a `PeftModel` in the dtype that it was made in.
+
+    Raises `RecipeError` if the first step does not move its weights.
+    """
+
+    def __init__(self, *, job: Job, model: PeftModel, **library: Any) -> None:
+        made = {name: parameter.data for name, parameter in checkpoints.trained(model).items()}
+        super().__init__(job=job, model=model, **library)
+        for name, parameter in checkpoints.trained(model).items():  # TRL makes them bf16 where the base is quantised
+            if parameter.dtype != made[name].dtype:
+                parameter.data = made[name].to(parameter.device)
+        self._adapted = model
+        self._before = {name: parameter.detach().clone() for name, parameter in checkpoints.trained(model).items()}
+
+    def after_step(self, control: Any) -> None:
+        """See the mixin."""
+        super().after_step(control)
+        if self.state.global_step == 1 and not self._moved():
+            raise RecipeError(
+                "the first step did not change the adapter",
+                next="look at the learning rate, and at the share of supervised tokens in preparation.json",
+            )
+
+    def _moved(self) -> bool:
+        now = checkpoints.trained(self._adapted)
+        return any(not torch.equal(now[name].cpu(), value.cpu()) for name, value in self._before.items())
+
+
+class AdapterTokenTrainer(MovesAdapter, TokenTrainer):
+    """The loop over rows of text, for an adapter."""

@@ -1,0 +1,59 @@
+"""What is valid but out of the usual: hints that `recipe check` shows. Imports no torch.
+
+The usual rates are those of published recipes: full tuning at 1e-5 to 1e-4, LoRA at 1e-4 to 1e-3, some ten times as
+much (Hu et al. 2021, arXiv:2106.09685, appendix D; Biderman et al. 2024, arXiv:2405.09673, section 3). Small models
+that a recipe makes itself take higher ones, so full tuning is only hinted at where the model comes from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from recipe_runner import Problem, Use
+
+LEAST_FOR_ADAPTERS, MOST_IN_FULL = 5e-5, 1e-4
+"""Rates of AdamW."""
+
+OBJECTIVES_ARE_LOWER = ("preference",)
+"""Stages whose rates are far below those of fine-tuning whatever they train."""
+
+
+def hints(recipe: Any) -> Iterator[Problem]:
+    """Hints at adapters' scales and learning rates in a validated recipe."""
+    for name, stage in recipe.stages.items():
+        config: Any = stage.config
+        adapter: Use[Any] | None = getattr(config, "adapter", None)
+        if not isinstance(adapter, Use):
+            adapter = None
+        if adapter is not None:
+            yield from _scale(recipe, name, adapter)
+        if stage.component.name not in OBJECTIVES_ARE_LOWER:
+            yield from _rate(recipe, name, config, adapter is not None)
+
+
+def _scale(recipe: Any, stage: str, adapter: Use[Any]) -> Iterator[Problem]:
+    config: Any = adapter.config
+    plain = adapter.component.name == "lora" or getattr(config, "method", "") == "lora"
+    if plain and not 1 <= config.alpha / config.r <= 2:
+        yield recipe.problem(
+            f"stages.{stage}.adapter",
+            f"alpha / r is {config.alpha / config.r:g}; for plain LoRA it is 1 to 2 as a rule",
+            f"set alpha to {config.r} or {2 * config.r}, or use rslora, whose scale is alpha / sqrt(r)",
+            hint=True,
+        )
+
+
+def _rate(recipe: Any, stage: str, config: Any, adapts: bool) -> Iterator[Problem]:
+    optimizer, model = getattr(config, "optimizer", None), getattr(config, "model", None)
+    if optimizer is None or model is None or "adamw" not in optimizer.component.name:
+        return
+    rate, path = optimizer.config.lr, f"stages.{stage}.optimizer"
+    if adapts and rate < LEAST_FOR_ADAPTERS:
+        yield recipe.problem(
+            path, f"lr {rate:g} is one of full tuning; adapters learn at some ten times as much", hint=True
+        )
+    elif not adapts and model.where != "stage" and rate > MOST_IN_FULL:
+        yield recipe.problem(
+            path, f"lr {rate:g} is one of adapters; full tuning takes a tenth of it as a rule", hint=True
+        )

@@ -1,0 +1,224 @@
+"""Adapters of every kind begin at nothing, move, apply to the original base, and refuse what they cannot do."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from recipe_runner import Adapter, Model, RecipeError, Ref
+from recipe_runner.identity import digest_of, folder_files
+from recipe_runner.recipe import load
+from recipe_runner.testing import make, slot
+
+slow = pytest.mark.slow
+KINDS = {
+    "lora": {"use": "lora", "r": 4},
+    "lora-modules": {"use": "lora", "r": 4, "modules": ["embed_tokens", "lm_head"]},
+    "lora-head": {"use": "lora", "r": 4, "modules": ["lm_head"]},
+    "lora-rows": {"use": "lora", "r": 4, "rows": "turn-tokens"},
+    "rslora": {"use": "rslora", "r": 8, "alpha": 8},
+    "dora": {"use": "dora", "r": 4, "targets": ["q_proj", "down_proj"]},
+    "pissa": {"use": "pissa", "r": 4, "alpha": 4},
+    "pissa-exact": {"use": "pissa", "r": 4, "alpha": 4, "iterations": 0, "modules": ["embed_tokens"]},
+    "loha": {"use": "peft", "method": "LOHA", "keys": {"r": 4, "alpha": 8}},
+    "ia3": {"use": "peft", "method": "ia3"},
+    "qlora": {"use": "qlora", "r": 4},
+    "qlora-dora": {"use": "qlora", "r": 4, "method": "dora"},
+    "qlora-rslora": {"use": "qlora", "r": 4, "method": "rslora", "modules": ["embed_tokens"]},
+}
+EXPERTS = {
+    "use": "lora", "r": 4, "targets": "attention", "target_parameters": ["gate_up_proj", "experts.down_proj"],
+}  # fmt: skip
+CONTEXT = SimpleNamespace(allow_remote_code=False)
+
+
+def model_of(name: str, folder, tokeniser) -> Model:
+    """A random model of 32 × 2, saved: `tied`, `untied` or `experts`."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from recipe_plugins.training.loading import save_model
+
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    if name == "experts":
+        shape |= {"use": "qwen3-moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+        shape.pop("intermediate_size")
+        shape |= {"head_dim": 8, "tie_word_embeddings": False}
+    else:
+        shape |= {"use": "llama", "tie_word_embeddings": name == "tied"}
+    tokenizer = AutoTokenizer.from_pretrained(tokeniser.payload)
+    torch.manual_seed(3)
+    save_model(slot("architecture", shape).build().build(len(tokenizer)), tokenizer, folder / "payload")
+    return Model(folder, digest_of(folder_files(folder / "payload")), {"type": "model"})
+
+
+@pytest.fixture(scope="module")
+def models(tiny_tokeniser, tmp_path_factory):
+    names = ("tied", "untied", "experts")
+    return {name: model_of(name, tmp_path_factory.mktemp(name), tiny_tokeniser) for name in names}
+
+
+def train(method: dict, base: Model, folder, *, steps: int = 3, dtype: str = "float32"):
+    """An adapter after a few steps, as it is saved; and the logits that it had."""
+    import numpy as np
+    import torch
+
+    from recipe_plugins.adapters.attaching import attach, logits
+    from recipe_plugins.adapters.saving import load_base, save_adapter
+    from recipe_plugins.training.loading import load_tokenizer
+
+    component = slot("adapter", method).build()
+    stored = component.quantisation()
+    frozen = load_base(CONTEXT, base, stored, dtype=getattr(torch, dtype), device=torch.device("cpu"))
+    tokenizer = load_tokenizer(CONTEXT, base)
+    row = {"input_ids": np.arange(2, 60)}
+    model = attach(component, frozen, tokenizer, row, seed=1)
+    moved = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    assert {str(p.dtype) for p in moved.values()} == {"torch.float32"}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    for _ in range(steps):
+        ids = torch.from_numpy(row["input_ids"])[None]
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype != "float32"):
+            model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert any(not torch.equal(p, moved[n]) for n, p in model.named_parameters() if n in moved)
+    save_adapter(model, tokenizer, folder / "payload", Ref("base"), base)
+    facts = {
+        "base": base.digest, "base_dtype": dtype, "quantisation": stored.as_json() if stored else None,
+    }  # fmt: skip
+    manifest = {"type": "adapter", "facts": facts}
+    return Adapter(folder, digest_of(folder_files(folder / "payload")), manifest), logits(model.eval(), row), row
+
+
+def loaded(adapter, base):
+    import torch
+
+    from recipe_plugins.adapters.saving import load_adapted
+
+    return load_adapted(CONTEXT, adapter, base, device=torch.device("cpu"))
+
+
+@slow
+@pytest.mark.parametrize("base", ["tied", "untied"])
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_an_adapter_as_saved_computes_on_the_original_base_what_it_did(models, base, kind, tmp_path):
+    if "qlora" in kind:
+        pytest.importorskip("bitsandbytes")
+    from recipe_plugins.adapters.attaching import logits
+
+    adapter, before, row = train(KINDS[kind], models[base], tmp_path)
+    model = loaded(adapter, models[base])
+    assert (logits(model, row) - before).abs().max() < 1e-4 * before.abs().max()
+    with model.disable_adapter():
+        assert (logits(model, row) - before).abs().max() > 1e-3 * before.abs().max(), "it moved what is computed"
+    if base == "tied" and "modules" in KINDS[kind]:
+        inner = model.get_base_model()
+        tables = (inner.get_input_embeddings(), inner.get_output_embeddings())
+        assert tables[0].modules_to_save["default"].weight is tables[1].modules_to_save["default"].weight
+
+
+@slow
+def test_experts_are_adapted_through_their_stacked_weights(models, tmp_path):
+    from recipe_plugins.adapters.attaching import logits
+
+    adapter, before, row = train(EXPERTS, models["experts"], tmp_path)
+    model = loaded(adapter, models["experts"])
+    assert (logits(model, row) - before).abs().max() < 1e-5
+    adapted = {name for name, _ in model.named_parameters() if ".experts." in name and "lora_" in name}
+    assert len(adapted) == 2 * 2 * 2, "A and B of two stacked weights in each of two layers"
+
+
+@slow
+@pytest.mark.parametrize("kind", ["dora", "lora", "pissa"])
+def test_a_base_in_bf16_begins_where_it_was(models, kind, tmp_path):
+    train(KINDS[kind], models["tied"], tmp_path, steps=1, dtype="bfloat16")
+
+
+@slow
+@pytest.mark.parametrize("method", ["dora", "pissa", "rslora", "lora"])
+def test_the_sizes_are_what_trains(models, method):
+    import torch
+
+    from recipe_plugins.adapters.saving import load_base
+    from recipe_plugins.training.estimate import shape_of_folder
+    from recipe_plugins.training.loading import load_tokenizer
+
+    for base in (models["tied"], models["untied"]):
+        use = slot("adapter", {"use": method, "r": 4, "modules": ["embed_tokens", "lm_head"]})
+        frozen = load_base(CONTEXT, base, None, dtype=torch.float32, device=torch.device("cpu"))
+        model = use.build().attach(frozen, load_tokenizer(CONTEXT, base), 1)
+        trains = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        assert use.config.trainable(shape_of_folder(base.payload)) == trains
+
+
+@slow
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        ({"use": "lora", "r": 32}, "no wider than 32"),
+        ({**EXPERTS, "r": 24, "targets": ["q_proj"]}, "no wider than 24"),
+        ({**EXPERTS, "target_parameters": ["gate_up_porj"]}, "did you mean 'gate_up_proj'"),
+        ({"use": "lora", "rows": "new-tokens"}, "every token is the model's own"),
+        ({"use": "peft", "method": "LOHAA"}, "did you mean 'LOHA'"),
+        ({"use": "peft", "method": "PREFIX_TUNING"}, "adapts no layers"),
+        ({"use": "peft", "method": "LOHA", "keys": {"rnak": 4}}, "no key 'rnak'"),
+        ({"use": "peft", "method": "LOHA", "keys": {"target_modules": ["q"]}}, "set by `targets`"),
+        ({"use": "peft", "method": "VERA", "keys": {"projection_prng_key": "x"}}, "VERA"),
+    ],
+)
+def test_what_an_adapter_cannot_do_is_refused(models, method, says, tmp_path):
+    base = models["experts" if "target_parameters" in method else "tied"]
+    with pytest.raises(RecipeError) as caught:
+        train(method, base, tmp_path)
+    assert says in caught.value.render()
+
+
+@slow
+def test_a_stage_trains_any_method_of_peft(chat, facts, tuning, tmp_path):
+    settings = {"budget": {"steps": 2}, "adapter": {"use": "peft", "method": "LOHA", "keys": {"r": 2, "alpha": 4}}}
+    config = {**tuning, "model": "chat", "corpus": "facts", **settings}
+    made = make("lora", config, tmp_path, inputs={"chat": chat, "facts": facts})
+    assert json.loads((made.payload / "adapter_config.json").read_text())["peft_type"] == "LOHA"
+
+
+@slow
+def test_the_embedding_may_learn_more_slowly():
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from recipe_plugins.training.groups import param_groups
+
+    keys = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=32, tie_word_embeddings=False, **keys))
+    scales = {group.role: group.lr_scale for group in param_groups(model, 0.25)}
+    assert scales == {"matrix": 1.0, "embedding": 0.25, "head": 0.25, "vector": 1.0}
+    built = slot("optimizer", {"use": "adamw", "lr": 0.5}).build().build(param_groups(model, 0.25))
+    assert sorted(group["lr"] for group in built.param_groups) == [0.125, 0.125, 0.5, 0.5]
+    assert isinstance(built, torch.optim.Optimizer)
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        ({"use": "lora", "modules": ["lm_head"], "rows": "turn-tokens"}, "modules trains every row"),
+        ({"use": "dora", "target_parameters": ["gate_up_proj"]}, "no magnitudes"),
+        ({"use": "lora", "dropout": 0.1, "target_parameters": ["gate_up_proj"]}, "no dropout"),
+    ],
+)
+def test_settings_that_exclude_each_other(method, says):
+    with pytest.raises(ValueError, match=says):
+        slot("adapter", method)
+
+
+def test_check_hints_at_what_is_out_of_the_usual():
+    usual = load("recipes/qlora-7b.yaml")
+    assert usual.hints == []
+    odd = load("recipes/qlora-7b.yaml", ["stages.adapter.adapter.alpha=4", "stages.adapter.optimizer.lr=2e-6"])
+    found = {hint.path: hint.what for hint in odd.hints}
+    assert found.keys() == {"stages.adapter.adapter", "stages.adapter.optimizer"}
+    assert "alpha / r is 0.25" in found["stages.adapter.adapter"]
+    high = load("recipes/sft-full-1b.yaml", ["stages.chat.optimizer.lr=2e-3"])
+    assert ["is one of adapters" in hint.what for hint in high.hints] == [True]
