@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from recipe_runner import Corpus, RecipeError
-from recipe_runner.testing import LocalContext
+from recipe_runner.testing import LocalContext, slot
 
 pytestmark = pytest.mark.slow  # the store encodes with transformers
 
@@ -124,3 +126,45 @@ def test_special_tokens_in_text_are_text(tmp_path, tiny_tokeniser, write_corpus)
     found = build_store(context, corpus, tokenizer, ["web"])
     assert (found.stream("web") == tokenizer.eos_token_id).sum() == found.domains["web"].documents
     assert not (found.stream("web") == tokenizer.convert_tokens_to_ids("<|im_start|>")).any()
+
+
+def scored(folder, write_corpus):
+    """Twenty pages; the n-th says `page n` and has the score n / 20."""
+    corpus = write_corpus(folder, {"web": [f"page {number} " * 30 for number in range(20)]}, 10**6)
+    path = corpus.payload / "train" / "web" / "00000.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row["meta"] = {"scores": {"quality": {"score": int(row["id"].split("-")[1]) / 20}}}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return corpus
+
+
+def test_a_selection_holds_the_documents_with_the_score_and_no_other(tmp_path, tiny_tokeniser, write_corpus):
+    from recipe_plugins.training.config import Selection
+    from recipe_plugins.training.loading import load_tokenizer
+    from recipe_plugins.training.store import build_store
+
+    corpus, context = scored(tmp_path / "corpus", write_corpus), LocalContext(tmp_path / "run")
+    tokenizer = load_tokenizer(context, tiny_tokeniser)
+    select = {"best": Selection(domain="web", where="quality >= 0.8")}
+    store = build_store(context, corpus, tokenizer, ["best", "web"], select)
+    text = tokenizer.decode(store.stream("best"))
+    assert {number for number in range(20) if f"page {number} " in text} == {16, 17, 18, 19}
+    assert (store.domains["best"].documents, store.domains["web"].documents) == (4, 19)  # page 0 is held out
+
+    for name, where, message in (
+        ("best", "quality >= 2", "'best' has no training document"),
+        ("best", "qualty >= 0.8", "no score is called 'qualty'"),
+        ("web", "quality >= 0.8", "has the name of a domain"),
+    ):
+        again = LocalContext(tmp_path / f"{name}{where}")
+        with pytest.raises(RecipeError, match=message):
+            build_store(again, corpus, tokenizer, [name], {name: Selection(domain="web", where=where)})
+
+
+def test_a_selection_without_a_weight_or_a_condition_is_refused(annealing):
+    best = {"domain": "prose", "where": "quality >= 0.8"}
+    with pytest.raises(ValidationError, match=r"select\.best has no weight"):
+        slot("stage", {"use": "anneal", **annealing(select={"best": best})})
+    with pytest.raises(ValidationError, match="no comparison"):
+        slot("stage", {"use": "anneal", **annealing(select={"best": {**best, "where": "quality is high"}})})

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from recipe_plugins.filters.rules.where import parsed
 from recipe_runner import (
     Config,
     Corpus,
@@ -149,6 +150,18 @@ class TrainingConfig(LoopConfig):
     ] = 1.0
 
 
+class Selection(Config):
+    """The documents of a domain whose scores fulfil a condition: scores of steps that said `keep_scores: true`."""
+
+    domain: str
+    where: Annotated[str, Field(description="such as quality >= 0.8")]
+
+    @model_validator(mode="after")
+    def _readable(self) -> Selection:
+        parsed(self.where)
+        return self
+
+
 class TextConfig(LoopConfig):
     """A stage that trains on a corpus's text, packed into full rows."""
 
@@ -157,9 +170,19 @@ class TextConfig(LoopConfig):
         dict[str, Annotated[float, Field(gt=0)]],
         Field(description="weight of each domain in tokens; left out, every domain by its size"),
     ] = {}
+    select: Annotated[
+        dict[str, Selection], Field(description="parts of domains, chosen by score; the key is a name for the mix")
+    ] = {}
     max_repeats: Annotated[float, Field(gt=0, description="how often a domain may be read, at most")] = MAX_REPEATS
     isolate: Annotated[bool, Field(description="no attention from one document to another")] = True
     evaluation: Evaluation = Field(default_factory=dict)  # type: ignore[assignment]
+
+    @model_validator(mode="after")
+    def _selected(self) -> TextConfig:
+        idle = sorted(set(self.select) - set(self.mix))
+        if idle:
+            raise ValueError(f"select.{idle[0]} has no weight: name it in `mix`, beside the domains to be read whole")
+        return self
 
 
 def micro_batch(config: LoopConfig, world_size: int) -> tuple[int, int]:

@@ -22,9 +22,12 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from recipe_plugins.filters.rules.score import Where
+from recipe_plugins.filters.rules.where import parsed
+from recipe_plugins.training.config import Selection
 from recipe_plugins.training.encoding import BulkEncoder
 from recipe_plugins.training.once import once
-from recipe_runner import Corpus, RecipeError, StageContext
+from recipe_runner import Corpus, RecipeError, Record, StageContext
 
 _BATCH = 1000
 
@@ -63,12 +66,17 @@ class TokenStore:
 
 
 def build_store(
-    ctx: StageContext, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, domains: Sequence[str]
+    ctx: StageContext,
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerBase,
+    domains: Sequence[str],
+    select: Mapping[str, Selection] | None = None,
 ) -> TokenStore:
     """Encode the training split of `domains` into `ctx.work/tokens`, or take what an earlier attempt encoded.
 
-    Raises `RecipeError` for a domain that is not there, is empty, or holds conversations, and for a tokenizer without
-    an end token.
+    A name of `select` stands for the documents that it chooses. Raises `RecipeError` for a domain that is not there, is
+    empty, or holds conversations, for a document without the score that chooses, and for a tokenizer without an end
+    token.
     """
 
     def write(folder: Path) -> dict[str, Any]:
@@ -78,34 +86,48 @@ def build_store(
         found: dict[str, Any] = {}
         for number, domain in enumerate(domains):
             ctx.progress(number, len(domains), "domains", f"encoding {domain}")
-            found[domain] = asdict(_encode(corpus, domain, tokenizer, dtype, folder / str(number)))
+            records = _records(corpus, domain, (select or {}).get(domain))
+            found[domain] = asdict(_encode(records, domain, tokenizer, dtype, folder / str(number)))
         return {"dtype": dtype, "domains": found}
 
     folder, facts = once(ctx, "tokens", write)
     return TokenStore(folder, facts["dtype"], {name: Domain(**entry) for name, entry in facts["domains"].items()})
 
 
-def _encode(corpus: Corpus, domain: str, tokenizer: PreTrainedTokenizerBase, dtype: str, path: Path) -> Domain:
-    if domain not in corpus.domains("train"):
-        raise RecipeError(
-            f"the corpus has no domain {domain!r}", next=f"its domains: {', '.join(corpus.domains('train'))}"
-        )
+def _records(corpus: Corpus, name: str, selection: Selection | None) -> Iterator[Record]:
+    """The training documents of a domain, or of what `selection` chooses."""
+    there, domain = corpus.domains("train"), name if selection is None else selection.domain
+    if domain not in there:
+        raise RecipeError(f"the corpus has no domain {domain!r}", next=f"its domains: {', '.join(there)}")
+    if selection is None:
+        return corpus.read(domain, "train")
+    if name in there:
+        raise RecipeError(f"select.{name} has the name of a domain of the corpus", next="give it another name")
+    judge = Where(parsed(selection.where))
+    return (record for record in corpus.read(domain, "train") if judge.judge_one(record).keep)
+
+
+def _encode(
+    records: Iterator[Record], domain: str, tokenizer: PreTrainedTokenizerBase, dtype: str, path: Path
+) -> Domain:
     lengths: list[int] = []
     encoder = BulkEncoder(tokenizer)
     with open(path.with_suffix(".tokens"), "wb") as file:
-        for texts in _texts(corpus, domain):
+        for texts in _texts(records, domain):
             for ids in encoder.encode(texts):
                 file.write(np.asarray([*ids, tokenizer.eos_token_id], dtype=dtype).tobytes())
                 lengths.append(len(ids) + 1)
     if not lengths:
-        raise RecipeError(f"domain {domain!r} has no training document", next="look at the ledger of the corpus")
+        raise RecipeError(
+            f"{domain!r} has no training document",
+            next="look at the ledger of the corpus, or at what `select` asks for",
+        )
     ends = np.cumsum(lengths, dtype=np.int64)
     ends.tofile(path.with_suffix(".ends"))
     return Domain(len(lengths), int(ends[-1]))
 
 
-def _texts(corpus: Corpus, domain: str) -> Iterator[list[str]]:
-    records = corpus.read(domain, "train")
+def _texts(records: Iterator[Record], domain: str) -> Iterator[list[str]]:
     while batch := list(islice(records, _BATCH)):
         if any(record.text is None for record in batch):
             raise RecipeError(

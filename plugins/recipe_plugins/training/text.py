@@ -45,7 +45,7 @@ def train_on_text(
     names = list(config.mix) or [name for name, found in corpus.domains("train").items() if found.documents]
     device = machine.device(config.execution)
     evaluator = TextEvaluator(config.evaluation, corpus, tokenizer, config.sequence_length, device)
-    store = build_store(ctx, corpus, tokenizer, names)
+    store = build_store(ctx, corpus, tokenizer, names, config.select)
     steps = _steps(config, store, model)
     rows = _rows(ctx, config, store, steps, purpose, corpus)
     result = run.train(
