@@ -13,6 +13,7 @@ _HOMES = {
     "generation": "replies",
     "loading": "load_model load_tokenizer save_model",
     "machine": "device set_threads",
+    "resizing": "resize_embeddings",
     "run": "TrainResult train",
     "supervised": "SupervisedTrainer",
     "trainer": "RecipeTrainerMixin TokenTrainer",
