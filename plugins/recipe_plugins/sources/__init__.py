@@ -25,4 +25,11 @@ COMPONENTS: list[Component] = [
     _source("python-source", "code:PythonSource", "PythonSourceConfig", "the standard library without docstrings"),
     _source("python-questions", "questions:PythonQuestions", "PythonQuestionsConfig", "questions about the library"),
     _source("invented-facts", "facts:InventedFacts", "InventedFactsConfig", "facts that no text has"),
+    Component(
+        kind="source",
+        name="synthesise",
+        target="recipe_plugins.sources.synthesis.source:Synthesise",
+        config="recipe_plugins.sources.synthesis.config:SynthesiseConfig",
+        summary="text that a model writes, from templates and rows",
+    ),
 ]

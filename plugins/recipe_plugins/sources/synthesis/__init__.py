@@ -1,0 +1,1 @@
+"""The source `synthesise`: text that a model writes."""
