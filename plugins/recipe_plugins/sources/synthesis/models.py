@@ -135,7 +135,7 @@ class Checkpoint:
             )  # fmt: skip
         new = found[0, ids.shape[1] :]
         cut = len(new) == request["max_tokens"] and not self._ends(int(new[-1]))
-        text = self._tokenizer.decode(new, skip_special_tokens=True)
+        text = str(self._tokenizer.decode(new, skip_special_tokens=True))  # of one answer, not of a batch
         return {"text": text, "model": self._name, "finish": "length" if cut else "stop"}
 
     def _ids(self, request: Request) -> Any:
