@@ -74,6 +74,35 @@ def test_seed_and_inputs_decide_the_payload(pretrain):
     assert pretrain("three", seed=7).digest != pretrain("four", seed=8).digest
 
 
+def test_a_budget_in_flops_is_what_the_steps_cost(pretrain, tiny_base):
+    each = tiny_base.facts["shape"]
+    from recipe_plugins.training.estimate import Shape
+
+    a_step = Shape(**each).flops_per_token(64) * 8 * 64
+    made = pretrain(budget={"flops": 5.4 * a_step})
+    assert made.facts["steps"] == 5
+    assert made.facts["budget"] == {"flops": 5.4 * a_step, "steps": 5}
+
+
+def test_a_budget_in_minutes_is_timed_once_and_leaves_the_model_alone(tmp_path, pretrain, monkeypatch):
+    from recipe_plugins.training import text
+
+    taken = []
+    timed = text.seconds_per_step
+
+    def measured(*given):
+        taken.append(timed(*given))
+        return 0.5
+
+    monkeypatch.setattr(text, "seconds_per_step", measured)
+    made = pretrain(budget={"minutes": 0.05})
+    assert made.facts["steps"] == 6
+    assert 0 < taken[0] < 10
+    assert "depends on it" in made.manifest["warnings"][0]
+    assert made.digest == pretrain("given", budget={"steps": 6}).digest
+    assert len(taken) == 1
+
+
 def test_annealing_goes_on_without_a_jump(anneal, tiny_base):
     annealed = anneal(tiny_base)
     assert annealed.facts["lr_joint"] == {"before": 3e-3, "first": 3e-3}

@@ -32,15 +32,22 @@ def training(**changes):
         ({"tokens": 1}, 1),
         ({"epochs": 2}, 13),
         ({"tokens_per_parameter": 20}, 49),
+        ({"flops": 1e12}, 5),
+        ({"minutes": 2, "scale": 0.5}, 40),
     ],
 )
 def test_budgets_become_steps(budget, steps):
-    assert training(budget=budget).steps(rows=100, parameters=10_000) == steps
+    known = {"rows": 100, "parameters": 10_000, "flops_per_token": 5e7, "seconds_per_step": 1.5}
+    assert training(budget=budget).steps(**known) == steps
 
 
 def test_a_budget_that_depends_on_the_unknown_is_unknown():
     assert training(budget={"epochs": 2}).steps(rows=None, parameters=1) is None
     assert training(budget={"tokens_per_parameter": 20}).steps(rows=1, parameters=None) is None
+    for unit in ("flops", "minutes"):
+        assert training(budget={unit: 1}).steps(rows=1, parameters=1) is None
+        with pytest.raises(RecipeError, match=f"a budget in {unit} cannot be turned into steps here"):
+            training(budget={unit: 1}).resolved_steps(rows=1, parameters=1)
 
 
 @pytest.mark.parametrize("written", [{}, {"steps": 1, "tokens": 1}, {"steps": 0}, {"steps": 1, "scale": 0}])

@@ -60,8 +60,7 @@ class PreferenceStage:
         rows = ExampleRows(folder, self._reference(ctx, model, Documents(folder)))
         model = self._adapted(ctx, model, renderer, rows)
         sizes = tuning.sizes_of(model) if config.adapter is None else tuning.Sizes(*_nb(model))
-        steps = config.steps(rows=len(rows), parameters=sizes.parameters)
-        assert steps is not None
+        steps = config.resolved_steps(rows=len(rows), parameters=sizes.parameters)
         result = train(
             ctx,
             config,

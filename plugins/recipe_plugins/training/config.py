@@ -7,7 +7,7 @@ knows another unit. Rows are always `sequence_length` tokens long, so a step is 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -41,7 +41,7 @@ MAX_REPEATS = 4.0
 """Up to so many times, text read again is worth nearly as much as new text (Muennighoff et al. 2023, arXiv:2305.16264,
 section 6)."""
 
-UNITS = ("steps", "tokens", "epochs", "tokens_per_parameter")
+UNITS = ("steps", "tokens", "epochs", "tokens_per_parameter", "flops", "minutes")
 """The units of a budget."""
 
 
@@ -54,6 +54,13 @@ class Budget(Config):
     tokens_per_parameter: (
         Annotated[float, Field(gt=0, description="of all parameters, tied ones once; Chinchilla's is 20")] | None
     ) = None
+    flops: Annotated[float, Field(gt=0, description="of forward and backward passes, as `plan` counts them")] | None = (
+        None
+    )
+    minutes: (
+        Annotated[float, Field(gt=0, description="of steps as they were timed at the start; not exactly repeatable")]
+        | None
+    ) = None
     scale: Annotated[float, Field(gt=0, description="stretches or shrinks the budget")] = 1.0
 
     @model_validator(mode="after")
@@ -64,24 +71,35 @@ class Budget(Config):
         return self
 
     def steps_for(
-        self, *, batch_size: int, sequence_length: int, rows: int | None, parameters: int | None
+        self,
+        *,
+        batch_size: int,
+        sequence_length: int,
+        rows: int | None = None,
+        parameters: int | None = None,
+        flops_per_token: float | None = None,
+        seconds_per_step: float | None = None,
     ) -> int | None:
-        """Optimizer steps, at least 1; `None` where it depends on `rows` or `parameters` and they are not known.
+        """Optimizer steps, at least 1; `None` where it depends on something that is not known.
 
-        Epochs are rounded up to whole steps, tokens to the nearest one.
+        Epochs are rounded up to whole steps, the others to the nearest one.
         """
         per_step = batch_size * sequence_length
-        if self.steps is not None:
-            found: float = self.steps * self.scale
-        elif self.tokens is not None:
-            found = self.tokens * self.scale / per_step
-        elif self.epochs is not None:
+        if self.epochs is not None:
             return None if rows is None else max(1, math.ceil(self.epochs * self.scale * rows / batch_size - 1e-9))
-        elif parameters is None:
-            return None
-        else:
-            found = float(self.tokens_per_parameter or 0) * self.scale * parameters / per_step
-        return max(1, round(found))
+        of_a_step = {
+            "steps": 1.0,
+            "tokens": per_step,
+            "tokens_per_parameter": per_step / parameters if parameters else None,
+            "flops": flops_per_token * per_step if flops_per_token else None,
+            "minutes": seconds_per_step / 60 if seconds_per_step else None,
+        }[self.unit]
+        return None if of_a_step is None else max(1, round(getattr(self, self.unit) * self.scale / of_a_step))
+
+    @property
+    def unit(self) -> str:
+        """The one that is given."""
+        return next(unit for unit in UNITS if getattr(self, unit) is not None)
 
 
 class Evaluation(Config):
@@ -133,11 +151,17 @@ class LoopConfig(StageConfig):
         """Tokens of one optimizer step, padding included."""
         return self.batch_size * self.sequence_length
 
-    def steps(self, *, rows: int | None, parameters: int | None) -> int | None:
-        """The budget in optimizer steps, for an epoch of `rows` and a model of `parameters`."""
-        return self.budget.steps_for(
-            batch_size=self.batch_size, sequence_length=self.sequence_length, rows=rows, parameters=parameters
-        )
+    def steps(self, **known: Any) -> int | None:
+        """The budget in optimizer steps; see `Budget.steps_for` for what it may be given."""
+        return self.budget.steps_for(batch_size=self.batch_size, sequence_length=self.sequence_length, **known)
+
+    def resolved_steps(self, **known: Any) -> int:
+        """The same, of a run. Raises `RecipeError` where this stage cannot know what the budget is in."""
+        found = self.steps(**known)
+        if found is None:
+            unit = self.budget.unit
+            raise RecipeError(f"a budget in {unit} cannot be turned into steps here", next="give it in steps or tokens")
+        return found
 
 
 class TrainingConfig(LoopConfig):

@@ -150,6 +150,11 @@ def shape_of_folder(folder: Path) -> Shape | None:
     return shape_of_config(keys) if keys.get("model_type") in FAMILY else None
 
 
+def flops_per_token(keys: Mapping[str, Any], sequence_length: int) -> float | None:
+    """Of a model with this `config.json`; `None` where its size is not known."""
+    return shape_of_config(keys).flops_per_token(sequence_length) if keys.get("model_type") in FAMILY else None
+
+
 def training_memory(parameters: int, *, layout: Layout, state_bytes: int, frozen_bytes: int = 0) -> dict[str, int]:
     """Bytes of weights, gradients, master weights and optimizer states for so many *trained* parameters.
 
@@ -179,7 +184,8 @@ def training_estimate(
 
     `rows` is the length of an epoch, where it is known.
     """
-    steps = config.steps(rows=rows, parameters=parameters)
+    per_token = shape.flops_per_token(config.sequence_length) if shape else None
+    steps = config.steps(rows=rows, parameters=parameters, flops_per_token=per_token)
     tokens = None if steps is None else steps * config.tokens_per_step
     memory: dict[str, int] = {}
     if parameters is not None and state_bytes is not None:
@@ -195,7 +201,7 @@ def training_estimate(
         trainable=parameters,
         tokens=tokens,
         steps=steps,
-        flops=shape.flops_per_token(config.sequence_length) * tokens if shape and tokens else None,
+        flops=per_token * tokens if per_token and tokens else None,
         memory=memory,
         disk=None if saved is None else saved * (config.execution.keep_checkpoints + 1),  # one more while saving
         facts={"shape": shape.facts() if shape else None, "vocab_size": vocab_size, "optimizer_bytes": state_bytes},

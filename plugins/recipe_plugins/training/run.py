@@ -70,7 +70,7 @@ def train(
 
     `model` holds trained parameters in fp32 (frozen ones in any dtype) and is passed in its *initial* state also when
     resuming. `rows` are prepared (see `Rows`); their order is decided here, from `ctx.seed("order", epoch)`. `steps`
-    comes from `config.steps(rows=len(rows), parameters=…)`. `digests` identifies data and tokeniser, for the
+    comes from `config.resolved_steps(…)`. `digests` identifies data and tokeniser, for the
     checkpoints. `evaluator` measures the model as its settings say. `trainer` is a class with the mixin, such as
     `SupervisedTrainer` for conversations. `optimizer_state` and `branch` are described at `Job`.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from recipe_plugins.training import machine, run
 from recipe_plugins.training.config import TextConfig
-from recipe_plugins.training.estimate import shape_of_folder, training_facts
+from recipe_plugins.training.estimate import flops_per_token, shape_of_folder, training_facts
 from recipe_plugins.training.evaluation import TextEvaluator
 from recipe_plugins.training.loading import save_model
-from recipe_plugins.training.store import MixedRows, TokenStore, build_store, divide, rows_of
+from recipe_plugins.training.once import once
+from recipe_plugins.training.store import MixedRows, Portion, TokenStore, build_store, divide, rows_of
+from recipe_plugins.training.timing import seconds_per_step
 from recipe_runner import Corpus, Optimizer, RecipeError, StageContext, Use
 
 SHOWN = 4
@@ -46,7 +50,7 @@ def train_on_text(
     device = machine.device(config.execution)
     evaluator = TextEvaluator(config.evaluation, corpus, tokenizer, config.sequence_length, device)
     store = build_store(ctx, corpus, tokenizer, names, config.select)
-    steps = _steps(config, store, model)
+    steps = _steps(ctx, config, store, model, optimizer, corpus)
     rows = _rows(ctx, config, store, steps, purpose, corpus)
     result = run.train(
         ctx,
@@ -103,10 +107,28 @@ def _evaluated(ctx: StageContext, result: run.TrainResult, tables: list[Any]) ->
     return {"tables": [*tables, table], "samples": samples, **kept}
 
 
-def _steps(config: TextConfig, store: TokenStore, model: PreTrainedModel) -> int:
-    rows = sum(rows_of(domain.tokens, config.sequence_length) for domain in store.domains.values())
-    steps = config.steps(rows=rows, parameters=model.num_parameters())
-    assert steps is not None
+def _steps(
+    ctx: StageContext,
+    config: TextConfig,
+    store: TokenStore,
+    model: PreTrainedModel,
+    optimizer: Use[Optimizer],
+    corpus: Corpus,
+) -> int:
+    """The budget in steps; one in minutes is resolved by the first attempt, and kept for those that go on from it."""
+    known: dict[str, Any] = {
+        "rows": sum(rows_of(domain.tokens, config.sequence_length) for domain in store.domains.values()),
+        "parameters": model.num_parameters(),
+        "flops_per_token": flops_per_token(model.config.to_dict(), config.sequence_length),
+    }
+    if config.budget.unit == "minutes":
+        divided = divide(store, config.mix, config.batch_size, config.sequence_length, math.inf)
+        rows = _mixed(ctx, config, store, divided, "timing", corpus)
+        timed = lambda folder: {"seconds": seconds_per_step(config, model, rows, optimizer, ctx.world_size)}  # noqa: E731
+        seconds = known["seconds_per_step"] = once(ctx, "timing", timed)[1]["seconds"]
+        ctx.warn(f"budget.minutes: a step was timed at {seconds:.3g} s; what is trained depends on it, and so on luck")
+    steps = config.resolved_steps(**known)
+    ctx.note(budget={config.budget.unit: getattr(config.budget, config.budget.unit), "steps": steps})
     return steps
 
 
@@ -120,6 +142,17 @@ def _rows(
         max_repeats=config.max_repeats,
         isolate=config.isolate,
     )
+    return _mixed(ctx, config, store, divided, purpose, corpus)
+
+
+def _mixed(
+    ctx: StageContext,
+    config: TextConfig,
+    store: TokenStore,
+    divided: Mapping[str, Portion],
+    purpose: str,
+    corpus: Corpus,
+) -> MixedRows:
     return MixedRows(
         store,
         divided,

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from recipe_plugins.training.conversations import Renderer
-from recipe_plugins.training.estimate import Shape, training_facts
+from recipe_plugins.training.estimate import Shape, flops_per_token, training_facts
 from recipe_plugins.training.generation import stops
 from recipe_plugins.training.once import once
 from recipe_plugins.training.packing import StoredRows, write_rows
@@ -103,8 +103,9 @@ def tune(
     trainer: type[RecipeTrainerMixin] = SupervisedTrainer,
 ) -> TrainResult:
     """Train `model`, in place, for the budget of `config`; see `run.train`."""
-    steps = config.steps(rows=len(rows), parameters=sizes.parameters)
-    assert steps is not None
+    whole = sizes.trainable == sizes.parameters
+    flops = flops_per_token(model.config.to_dict(), config.sequence_length) if whole else None
+    steps = config.resolved_steps(rows=len(rows), parameters=sizes.parameters, flops_per_token=flops)
     return train(
         ctx,
         config,
