@@ -83,7 +83,7 @@ class Change:
                 domain: answer_losses(model, self.renderer, records, sequence_length=length, device=where)
                 for domain, records in self.records.items()
             },
-            "replies": [reply.text for reply in replies(model, self.renderer, prompts, limit=TOKENS)],
+            "replies": [reply.text.strip() for reply in replies(model, self.renderer, prompts, limit=TOKENS)],
         }
 
     def _texts(self) -> dict[str, Sequence[Record]]:
