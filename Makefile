@@ -24,7 +24,7 @@ tiny: $(INSTALLED)
 	$(BIN)/recipe run recipes/tiny.yaml
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

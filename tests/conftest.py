@@ -116,6 +116,6 @@ def _pretraining(**changes) -> dict:
         "batch_size": 8,
         "sequence_length": 64,
         "budget": {"steps": 12},
-        "execution": {"device": "cpu", "threads": 2, "checkpoint_every": 4},
+        "execution": {"device": "cpu", "threads": 1, "checkpoint_every": 4},
         **changes,
     }

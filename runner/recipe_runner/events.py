@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -95,7 +96,8 @@ class RunLog:
     def close(self) -> None:
         """Close the files."""
         self._events.close()
-        self._text.close()
+        with suppress(OSError):  # a full disk, which was told when the line was written
+            self._text.close()
 
 
 class StageRecord:

@@ -51,7 +51,7 @@ def trained(tmp_path, micro_batch: int, architecture=llama):
             "batch_size": 8,
             "sequence_length": LENGTH,
             "optimizer": {"lr": 1e-3, "eps": 1e-3},  # a large eps, so that rounding in tiny gradients stays tiny
-            "execution": {"device": "cpu", "threads": 2, "micro_batch": micro_batch},
+            "execution": {"device": "cpu", "threads": 1, "micro_batch": micro_batch},
         }
     )
     context = LocalContext(tmp_path / str(micro_batch))

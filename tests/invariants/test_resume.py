@@ -48,7 +48,8 @@ def payload(spec: dict) -> list:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_killed_and_resumed_equals_straight(pretrain, precision):
-    straight, killed = pretrain("straight", precision=precision), pretrain("killed", precision=precision)
+    settings = {"precision": precision, "execution": {"device": "cpu", "threads": 2, "checkpoint_every": 4}}
+    straight, killed = pretrain("straight", **settings), pretrain("killed", **settings)
     assert run(straight)[0] == 0
     assert run(killed, step=7)[0] == -signal.SIGKILL  # three steps after the checkpoint of step 4
     status, rows = run(killed, flush=2)  # resumes, dies in the checkpoint of step 12 (its second)

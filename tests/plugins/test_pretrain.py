@@ -70,7 +70,7 @@ def test_the_branch_point_is_the_end_of_the_stable_phase(pretrain, tiny_base):
 
 
 def test_seed_and_inputs_decide_the_payload(pretrain):
-    assert pretrain("one").digest == pretrain("two", execution={"device": "cpu", "threads": 2}).digest
+    assert pretrain("one").digest == pretrain("two", execution={"device": "cpu", "threads": 1}).digest
     assert pretrain("three", seed=7).digest != pretrain("four", seed=8).digest
 
 

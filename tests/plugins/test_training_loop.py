@@ -51,7 +51,7 @@ def tokenizer():
 def trained(folder, *, rows=None, context=None, steps=6, trainer="TokenTrainer", digests=None, net=None, **changes):
     import recipe_plugins.training as training
 
-    execution = {"device": "cpu", "threads": 2, "checkpoint_every": 2, **changes.pop("execution", {})}
+    execution = {"device": "cpu", "threads": 1, "checkpoint_every": 2, **changes.pop("execution", {})}
     settings = {"budget": {"steps": steps}, "batch_size": 4, "sequence_length": LENGTH, "execution": execution}
     config = training.TrainingConfig.model_validate({**settings, **changes})
     context = context or LocalContext(folder)

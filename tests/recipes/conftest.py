@@ -14,6 +14,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All that use the common store go to one process of `pytest -n`, which pays for the base once."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and "store" in item.fixturenames:  # type: ignore[attr-defined]
+            item.add_marker(pytest.mark.xdist_group("store"))
+
+
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The command `recipe`, in a process of its own."""
     command = [sys.executable, "-m", "recipe_runner.cli", *arguments]
@@ -56,10 +63,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def ran(store: Path) -> Callable[[str], Ran]:
-    """Runs a shipped recipe in the common store; its own `expect:` is part of what must hold."""
+    """Runs a shipped recipe in the common store; its own `expect:` is part of what must hold.
+
+    On one thread, so that what runs beside it in the other process does not slow both down.
+    """
 
     def run(name: str) -> Ran:
-        done = call("run", f"recipes/{name}.yaml", "--store", str(store))
+        done = call("run", f"recipes/{name}.yaml", "execution.threads=1", "--store", str(store))
         assert done.returncode == 0, done.stderr[-4000:]
         return Ran(name, store)
 
