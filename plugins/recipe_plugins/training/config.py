@@ -129,7 +129,8 @@ class LoopConfig(StageConfig):
     batch_size: Annotated[int, Field(ge=1, description="rows a step, over all ranks and micro-batches")]
     sequence_length: Annotated[int, Field(ge=8, description="tokens a row")]
     precision: Annotated[
-        Literal["fp32", "bf16"], Field(description="of the matrix products; trained weights are fp32 in both")
+        Literal["fp32", "bf16", "bf16-master"],
+        Field(description="of the matrix products; trained weights are fp32, in bf16-master bf16 with fp32 masters"),
     ] = "fp32"
     max_grad_norm: Annotated[float, Field(ge=0, description="gradients are clipped to it; 0 clips nothing")] = 1.0
     z_loss: Annotated[
@@ -140,6 +141,12 @@ class LoopConfig(StageConfig):
         Field(ge=0, description="deviations above the last losses at which a step is left out (OLMo-core: 6); 0: none"),
     ] = 0.0
     gradient_checkpointing: Annotated[bool, Execution()] = False
+    compile: Annotated[bool, Execution(), Field(description="through torch.compile")] = False
+    attention: Annotated[
+        Literal["auto", "sdpa", "flex", "flash2"],
+        Execution(),
+        Field(description="auto: flash2 or flex on CUDA, which need no dense mask for packed rows; else sdpa"),
+    ] = "auto"
     chunked_loss: Annotated[
         Literal["auto", "on", "off"],
         Execution(),

@@ -12,8 +12,11 @@ from pydantic import TypeAdapter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from recipe_plugins.training import checkpoints, sharding
+from recipe_plugins.training.attention import chosen, set_attention
 from recipe_plugins.training.config import MANY_LOGITS, LoopConfig, TrainingConfig, micro_batch
+from recipe_plugins.training.loading import DTYPES
 from recipe_plugins.training.machine import device, set_threads
+from recipe_plugins.training.masters import to_bf16
 from recipe_plugins.training.order import Rows
 from recipe_plugins.training.progress import Evaluations
 from recipe_plugins.training.trainer import Evaluator, Job, RecipeTrainerMixin, TokenTrainer
@@ -27,7 +30,8 @@ OPTIMIZER: TypeAdapter[Use[Optimizer]] = TypeAdapter(Annotated[Use[Optimizer], S
 """An optimizer in use, to and from JSON."""
 
 NOTED = (
-    "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "bf16", "seed",
+    "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "bf16", "torch_compile",
+    "seed",
 )  # fmt: skip
 """The arguments that are recorded as they were resolved."""
 
@@ -89,6 +93,10 @@ def train(
         raise RecipeError("z_loss belongs to the cross-entropy of tokens, and this stage trains on another loss")
     if not len(rows):
         raise RecipeError("there is no row to train on", next="look at the ledger of the corpus")
+    attention = chosen(config, device(config.execution))
+    set_attention(model, attention)
+    if config.precision == "bf16-master":
+        to_bf16(model)
     arguments = trainer.arguments_class(
         **_arguments(ctx, config, steps, rows_at_once, accumulation), **trainer.library_arguments
     )
@@ -109,13 +117,16 @@ def train(
         z_loss=config.z_loss,
         skip_spikes=config.skip_spikes,
         chunked_loss=trainer.cross_entropy and _chunked(config, rows_at_once, model),
-        head_dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32,
+        head_dtype=DTYPES[config.precision],
+        masters=config.precision == "bf16-master",
         digests=digests,
         evaluator=evaluator,
         optimizer_state=optimizer_state,
         branch=branch,
     )
-    ctx.note(training=_resolved(arguments, config, optimizer, steps))
+    ctx.note(training={**_resolved(arguments, config, optimizer, steps), "attention": attention})
+    if config.compile:
+        ctx.warn("compile: a run that is killed and resumed is equal up to rounding, not bit for bit")
     trained = _sharded(ctx, config.execution, model, arguments.device)
     loop: Any = trainer(job=job, model=trained, args=arguments, processing_class=tokenizer)
     if config.chunked_loss == "on" and loop.head is None:
@@ -130,6 +141,7 @@ def train(
     if trained is not model:
         _gather(trained, model)
         model.to(arguments.device)  # type: ignore[arg-type]
+    set_attention(model, "sdpa")  # what is asked of it from here on is not packed
     if loop.kept_step is not None:
         checkpoints.load_weights(model, loop.root / f"step-{loop.kept_step}" / checkpoints.WEIGHTS)
     model.eval()
@@ -207,7 +219,7 @@ def _arguments(
         "dataloader_pin_memory": False,
         "label_smoothing_factor": 0.0,
         "use_liger_kernel": False,
-        "torch_compile": False,
+        "torch_compile": config.compile,
         "auto_find_batch_size": False,
         "ddp_find_unused_parameters": False,
         "push_to_hub": False,

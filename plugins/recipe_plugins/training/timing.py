@@ -59,7 +59,7 @@ def _step(
         batch = stack([rows[(first + row) % len(rows)] for row in range(at_once)])
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         labels = batch.pop("labels")
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=config.precision != "fp32"):
             logits = model(**batch, use_cache=False).logits
         summed_loss(logits, labels).div(config.tokens_per_step).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm or float("inf"))

@@ -35,6 +35,7 @@ from recipe_plugins.training import checkpoints, sharding
 from recipe_plugins.training.config import Evaluation
 from recipe_plugins.training.groups import param_groups
 from recipe_plugins.training.losses import ChunkedHead, summed_loss, summed_z
+from recipe_plugins.training.masters import Masters, take_masters
 from recipe_plugins.training.order import Rows, StepBatches, stack
 from recipe_plugins.training.progress import Clock, Counters, Evaluated, Evaluations, Spikes
 from recipe_plugins.training.routing import Routing
@@ -80,6 +81,7 @@ class Job:
     skip_spikes: float
     chunked_loss: bool
     head_dtype: torch.dtype
+    masters: bool
     digests: Mapping[str, str]
     evaluator: Evaluator | None = None
     optimizer_state: Path | None = None
@@ -143,14 +145,18 @@ class RecipeTrainerMixin:
         """Our optimizer over our groups; with an earlier stage's state and learning rate, if the job has one."""
         if self.optimizer is None:
             groups = param_groups(self.model if model is None else model, self.job.embedding_lr)
-            self.optimizer = self.job.optimizer.build(groups)
+            self.optimizer = (
+                Masters(self.job.optimizer, groups) if self.job.masters else self.job.optimizer.build(groups)
+            )
             if self.job.optimizer_state is not None:
                 self._load_optimizer(checkpoints.load(self.job.optimizer_state)["optimizer"])
                 for group in self.optimizer.param_groups:
                     group["initial_lr"] = group["lr"]
         return self.optimizer
 
-    def _load_optimizer(self, state: Mapping[str, Any]) -> None:
+    def _load_optimizer(self, state: dict[str, Any]) -> None:
+        if not self.job.masters:
+            take_masters(state, self.optimizer)
         self.optimizer.load_state_dict(sharding.resharded(state, self.optimizer))
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:

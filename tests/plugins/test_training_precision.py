@@ -1,0 +1,156 @@
+"""Precision, attention and compilation: what they must not change, and what they refuse."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from recipe_runner import Interrupted, RecipeError
+from recipe_runner.testing import LocalContext
+from recipe_runner.testing.local import slot
+
+pytestmark = pytest.mark.slow
+
+VOCAB, LENGTH = 64, 32
+
+
+class Rows:
+    """Rows of two documents each."""
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, number):
+        draw = np.random.default_rng(number)
+        cut = int(draw.integers(4, LENGTH - 4))
+        ids = draw.integers(0, VOCAB, LENGTH)
+        positions = np.concatenate([np.arange(cut), np.arange(LENGTH - cut)])
+        return {"input_ids": ids, "labels": np.where(positions == 0, -100, ids), "position_ids": positions}
+
+
+def model():
+    import torch
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    return slot("architecture", {"use": "llama", **shape, "max_position_embeddings": LENGTH}).build().build(VOCAB)
+
+
+def trained(folder, net=None, context=None, steps=6, **changes):
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    import recipe_plugins.training as training
+
+    execution = {"device": "cpu", "threads": 1, "checkpoint_every": 2, "micro_batch": 2}
+    settings = {"budget": {"steps": steps}, "batch_size": 4, "sequence_length": LENGTH, "execution": execution}
+    config = training.TrainingConfig.model_validate({**settings, **changes})
+    context = context or LocalContext(folder)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({str(n): n for n in range(VOCAB)}, unk_token="0"))
+    )
+    net = model() if net is None else net
+    training.train(context, config, net, Rows(), tokenizer, steps=steps, optimizer=config.optimizer, digests={})
+    return context
+
+
+def losses(context):
+    return [row["loss"] for row in context.rows]
+
+
+def test_masters_add_up_what_bf16_would_lose(tmp_path):
+    """Updates of less than half of bf16's spacing: without masters the weights would never move."""
+    import torch
+
+    net, steps = model(), 6
+    start = torch.cat([p.detach().bfloat16().flatten() for p in net.parameters()])
+    context = trained(tmp_path, net, precision="bf16-master", steps=steps, optimizer={"lr": 1e-5, "weight_decay": 0})
+    assert {p.dtype for p in net.parameters()} == {torch.bfloat16}
+    assert net.model.rotary_emb.inv_freq.dtype == torch.float32
+    folder = context.work / "checkpoints" / "step-6"
+    masters = torch.load(folder / "optimizer.pt", weights_only=True)["optimizer"]["masters"]
+    by_group = torch.cat([p.detach().flatten() for p in masters])
+    assert by_group.dtype == torch.float32
+    ordered = sorted(float(x) for p in net.parameters() for x in p.detach().flatten())
+    assert ordered == sorted(by_group.bfloat16().tolist())  # the weights are the rounded masters
+    moved = (by_group.sort().values - start.float().sort().values).abs()
+    assert 0 < moved.mean() < 1e-4  # so little that most weights stay where they are
+    now = torch.cat([p.detach().flatten() for p in net.parameters()])
+    assert (now == start).float().mean() > 0.5
+
+
+def test_masters_are_near_fp32_and_go_on_exactly(tmp_path):
+    full = trained(tmp_path / "full")
+    straight = trained(tmp_path / "straight", precision="bf16-master")
+    np.testing.assert_allclose(losses(straight), losses(full), rtol=2e-2)
+    assert losses(straight) != losses(full)
+    context = LocalContext(tmp_path / "stopped")
+    kept = context.metrics
+
+    def metrics(step, **values):
+        kept(step, **values)
+        context.stop = step == 3
+
+    context.metrics = metrics
+    with pytest.raises(Interrupted):
+        trained(None, context=context, precision="bf16-master")
+    context.metrics, context.stop = kept, False
+    trained(None, context=context, precision="bf16-master")
+    assert losses(context) == losses(straight)
+
+
+def test_a_branch_with_masters_is_gone_on_from_in_fp32(tmp_path):
+    import torch
+
+    from recipe_plugins.training.groups import param_groups
+    from recipe_plugins.training.masters import Masters, take_masters
+
+    optimizer, net = slot("optimizer", {"use": "adamw"}).build(), model()
+    exact = Masters(optimizer, param_groups(net))
+    state, other = exact.state_dict(), model()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.copy_(parameter.bfloat16())
+    take_masters(state, optimizer.build(param_groups(other)))
+    assert all(torch.equal(*pair) for pair in zip(other.parameters(), net.parameters(), strict=True))
+
+
+def test_compiled_is_eager_up_to_rounding_and_says_that_it_is_not_exact(tmp_path):
+    eager, compiled = trained(tmp_path / "eager", steps=3), trained(tmp_path / "compiled", steps=3, compile=True)
+    np.testing.assert_allclose(losses(compiled), losses(eager), rtol=1e-5)
+    assert "not bit for bit" in compiled.warnings[0]
+    assert compiled.facts["training"]["torch_compile"] is True
+
+
+def test_attention_follows_the_device_and_refuses_what_does_not_train_there(tmp_path):
+    import torch
+
+    from recipe_plugins.training import TrainingConfig
+    from recipe_plugins.training.attention import chosen
+
+    assert trained(tmp_path / "auto", steps=1).facts["training"]["attention"] == "sdpa"
+    settings = {"budget": {"steps": 1}, "batch_size": 1, "sequence_length": 8}
+    on_cuda = chosen(TrainingConfig.model_validate({**settings, "precision": "bf16"}), torch.device("cuda"))
+    assert on_cuda in ("flex", "flash2")  # which need no dense mask
+    with pytest.raises(RecipeError, match=r"flash2 computes in 16 bits only|flash-attn, which is not installed"):
+        chosen(TrainingConfig.model_validate({**settings, "attention": "flash2"}), torch.device("cuda"))
+    with pytest.raises(RecipeError, match="attention: flex has no backward pass on cpu"):
+        trained(tmp_path / "flex", attention="flex")
+
+
+def test_flex_keeps_documents_apart_as_sdpa_does():
+    """Forward only, which is all that a CPU has of it."""
+    import torch
+
+    from recipe_plugins.training.attention import set_attention
+
+    net, row = model().eval(), Rows()[3]
+    ids, positions = (torch.from_numpy(row[key])[None] for key in ("input_ids", "position_ids"))
+    found = {}
+    with torch.no_grad():
+        for name in ("sdpa", "flex"):
+            set_attention(net, name)
+            found[name] = net(input_ids=ids, position_ids=positions, use_cache=False).logits
+        whole = net(input_ids=ids, position_ids=torch.arange(LENGTH)[None], use_cache=False).logits
+    torch.testing.assert_close(found["flex"], found["sdpa"], rtol=1e-5, atol=1e-6)
+    assert (whole - found["sdpa"]).abs().max() > 1e-3  # and leaking is visible
