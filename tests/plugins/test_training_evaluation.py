@@ -57,7 +57,7 @@ def test_evaluating_changes_no_loss_and_says_what_it_found(run):
     assert same(weights(plain), weights(evaluated))
     found = json.loads((evaluated.folder / "evaluations.json").read_text())
     assert [entry["step"] for entry in found] == [4, 8, 12]
-    assert found[-1]["bits_per_byte"] == evaluated.facts["bits_per_byte"] == plain.facts["bits_per_byte"]
+    assert found[-1]["measured"] == evaluated.facts["bits_per_byte"] == plain.facts["bits_per_byte"]
     row = next(row for row in evaluated.rows if row["step"] == 8)
     assert row["bits_per_byte/code"] == found[1]["bits_per_byte"]["code"]
     assert [len(sample["answers"]) for sample in evaluated.facts["samples"]] == [3, 3, 3]

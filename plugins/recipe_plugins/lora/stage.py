@@ -44,12 +44,22 @@ class LoraStage:
         digests = {"model": base.digest, "corpus": corpus.digest}
         change = Change(ctx, config, corpus, renderer)
         change.before(model)
-        result = tuning.tune(ctx, config, model, rows, renderer, sizes=sizes, digests=digests, trainer=AdapterTrainer)
+        result = tuning.tune(
+            ctx,
+            config,
+            model,
+            rows,
+            renderer,
+            sizes=sizes,
+            digests=digests,
+            evaluator=change.evaluator(),
+            trainer=AdapterTrainer,
+        )
         if ctx.rank:
             return
         shape = shape_of_folder(base.payload)
         tables = tuning.note_result(ctx, config, result, shape=shape, sizes=sizes, vocab_size=len(tokenizer))
-        change.after(model, tables)
+        change.after(model, result, tables)
         ctx.note(
             base=base.digest,
             base_dtype=str(dtype).removeprefix("torch."),

@@ -29,11 +29,13 @@ class SftStage:
         digests = {"model": start.digest, "corpus": corpus.digest}
         change = Change(ctx, config, corpus, renderer)
         change.before(model)
-        result = tuning.tune(ctx, config, model, rows, renderer, sizes=sizes, digests=digests)
+        result = tuning.tune(
+            ctx, config, model, rows, renderer, sizes=sizes, digests=digests, evaluator=change.evaluator()
+        )
         if ctx.rank:
             return
         shape = shape_of_folder(start.payload)
         tables = tuning.note_result(ctx, config, result, shape=shape, sizes=sizes, vocab_size=len(tokenizer))
-        change.after(model, tables)
+        change.after(model, result, tables)
         tuning.stop_at_end_of_turn(model, renderer)
         save_model(model, tokenizer, ctx.payload)

@@ -1,4 +1,4 @@
-"""What is measured on held-out text while training: bits per byte by domain, and how the model goes on.
+"""What is measured on held-out data while training: text's bits per byte and how the model goes on; answers' loss.
 
 The documents are those of `bits.heldout_records`, which never move. Continuations are greedy, so that nothing draws a
 random number, and evaluating changes no loss. Every rank measures the same, since a sharded model needs all of them.
@@ -6,16 +6,28 @@ random number, and evaluating changes no loss. Every rank measures the same, sin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from recipe_plugins.training import bits
+from recipe_plugins.training.answers import answer_losses, last_answer
 from recipe_plugins.training.config import Evaluation
+from recipe_plugins.training.conversations import Renderer
+from recipe_plugins.training.generation import replies
 from recipe_plugins.training.loading import PLAIN
 from recipe_plugins.training.progress import Evaluated
-from recipe_runner import Corpus, RecipeError
+from recipe_runner import Corpus, RecipeError, Record, StageContext
+
+if TYPE_CHECKING:
+    from recipe_plugins.training.run import TrainResult
+
+SHOWN = 4
+"""Evaluations whose samples stand side by side at the end; `evaluations.json` has those of all."""
 
 PROMPT_TOKENS = 16
 """Tokens of a held-out document that a sample begins with."""
@@ -77,3 +89,76 @@ class TextEvaluator:
             if ids[-1] == self.tokenizer.eos_token_id:
                 break
         return self._text(ids[begun:])
+
+
+class AnswerEvaluator:
+    """Evaluates a model on held-out conversations by domain: the loss of their last answers, and a few of its own."""
+
+    def __init__(
+        self,
+        settings: Evaluation,
+        groups: Mapping[str, Sequence[Record]],
+        renderer: Renderer,
+        sequence_length: int,
+        device: torch.device,
+    ) -> None:
+        self.settings, self.groups, self.renderer = settings, groups, renderer
+        self.sequence_length, self.device = sequence_length, device
+        if settings.every and not any(groups.values()):
+            raise RecipeError(
+                "evaluation.every measures held-out answers, and the corpus has none",
+                next="hold some out in the curation, raise heldout_answers, or leave `evaluation` out",
+            )
+
+    def evaluate(self, model: PreTrainedModel, step: int) -> Evaluated:
+        """Nats a token, and answers; the model's mode is put back."""
+        found = {
+            domain: answer_losses(
+                model,
+                self.renderer,
+                records,
+                sequence_length=self.sequence_length,
+                device=self.device,
+                permuted=False,
+            )
+            for domain, records in self.groups.items()
+        }
+        losses = {domain: loss["own"]["content"] for domain, loss in found.items() if "own" in loss}
+        return Evaluated(step, losses, self._answers(model), "answer_loss")
+
+    def _answers(self, model: PreTrainedModel) -> list[tuple[str, str]]:
+        """What the model says to the first questions."""
+        asked = questions(self.groups, self.settings.samples)
+        given = replies(model, self.renderer, asked, limit=self.settings.sample_tokens)
+        return [(question(turns), reply.text.strip()) for turns, reply in zip(asked, given, strict=True)]
+
+
+def questions(groups: Mapping[str, Sequence[Record]], count: int) -> list[list[Mapping[str, Any]]]:
+    """The first conversations up to their last answer, one of each domain after another."""
+    columns = [[list(record.messages or ()) for record in records] for records in groups.values()]
+    rows = [column[number] for number in range(count) for column in columns if number < len(column)]
+    return [messages[: last_answer(messages)] for messages in rows if last_answer(messages)][:count]
+
+
+def question(turns: Sequence[Mapping[str, Any]]) -> str:
+    """What was said last, for people."""
+    return str(turns[-1].get("content") or "")
+
+
+def evaluated(ctx: StageContext, result: TrainResult, tables: list[Any]) -> dict[str, Any]:
+    """What was found while training, as facts: a table, the last samples; and all of it in `evaluations.json`."""
+    found = result.evaluations.found
+    if not found:
+        return {}
+    written = json.dumps([asdict(entry) for entry in found], indent=1, ensure_ascii=False)
+    (ctx.folder / "evaluations.json").write_text(written + "\n", encoding="utf-8")
+    domains = list(found[0].measured)
+    rows = [[str(entry.step), *(f"{entry.measured[domain]:.4f}" for domain in domains)] for entry in found]
+    words = found[0].measure.replace("_", " ")
+    table = {"title": f"held-out {words} while training", "columns": ["step", *domains], "rows": rows}
+    samples = [
+        {"prompt": prompt, "answers": {f"step {entry.step}": entry.samples[number][1] for entry in found[-SHOWN:]}}
+        for number, (prompt, _) in enumerate(found[0].samples)
+    ]
+    kept = {"kept_step": result.kept_step} if result.kept_step is not None else {}
+    return {"tables": [*tables, table], "samples": samples, **kept}

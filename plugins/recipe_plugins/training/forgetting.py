@@ -11,23 +11,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 from recipe_plugins.sources.config import PythonReferenceConfig
 from recipe_plugins.sources.reference import PythonReference
-from recipe_plugins.training.answers import answer_losses, conversations, last_answer
+from recipe_plugins.training.answers import answer_losses, conversations
 from recipe_plugins.training.bits import bits_per_byte, heldout_records
 from recipe_plugins.training.conversations import Renderer
+from recipe_plugins.training.evaluation import AnswerEvaluator, evaluated, question, questions
 from recipe_plugins.training.generation import replies
 from recipe_plugins.training.machine import device
 from recipe_plugins.training.once import once
+from recipe_plugins.training.progress import LOW, RISING
+from recipe_plugins.training.run import TrainResult
 from recipe_plugins.training.tuning_config import TuningConfig
 from recipe_runner import Corpus, Record, StageContext
 
 TEXT = "python-reference"
 BYTES = 32_000
 """Of the fixed text that are scored: the sections with the lowest hashes."""
+
+FLAT = 0.01
+"""Nats by which an answer loss must fall to be called lower."""
 
 TOKENS = 48
 """Of an answer to a prompt, at most."""
@@ -57,26 +62,34 @@ class Change:
 
         _, self._before = once(self.ctx, "before", write)
 
-    def after(self, model: Any, tables: Sequence[Mapping[str, Any]]) -> None:
-        """Measure the trained model; note `answers`, `forgetting` and samples, and a table after `tables`.
+    def evaluator(self) -> AnswerEvaluator:
+        """Measures the held-out answers while training, as often as the recipe says."""
+        config = self.config
+        return AnswerEvaluator(
+            config.evaluation, self.records, self.renderer, config.sequence_length, device(config.execution)
+        )
 
-        Warns where more was forgotten than the recipe allows.
+    def after(self, model: Any, result: TrainResult, tables: Sequence[Mapping[str, Any]]) -> None:
+        """Measure the trained model; note `answers`, `forgetting` and samples, and tables after `tables`.
+
+        Warns where more was forgotten than the recipe allows, where held-out answers got worse while training, and
+        where the training loss was low for long while they got no better.
         """
         before, after = self._before, self._look(model)
-        self.ctx.note(
-            answers=after["answers"],
-            forgetting=self._pair(before, after),
-            samples=self._samples(before["replies"], after["replies"]),
-            tables=[*tables, self._table(before, after)],
-        )
+        noted = evaluated(self.ctx, result, list(tables))
+        samples = [*self._samples(before["replies"], after["replies"]), *noted.pop("samples", ())]
+        shown = [*noted.pop("tables", tables), self._table(before, after)]
+        pair = self._pair(before, after)
+        self.ctx.note(answers=after["answers"], forgetting=pair, samples=samples, tables=shown, **noted)
         self._warn(before, after)
+        self._warn_of_overfitting(before, after, result)
 
     # ── measuring ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _look(self, model: Any) -> dict[str, Any]:
         where, length = next(model.parameters()).device, self.config.sequence_length
         found = bits_per_byte(model, self.renderer.tokenizer, self._texts(), length, where)
-        prompts = [messages[: last_answer(messages)] for messages in self._prompts()]
+        prompts = questions(self.records, self.config.forgetting.samples)
         return {
             "bits_per_byte": {name: round(bits, 6) for name, bits in found.items()},
             "answers": {
@@ -94,12 +107,6 @@ class Change:
             assert isinstance(probe, Corpus)
             texts |= {f"probe {domain}": records for domain, records in heldout_records(probe).items()}
         return texts
-
-    def _prompts(self) -> list[Any]:
-        """Held-out conversations whose last answer is asked for; the first of every domain come first."""
-        asked = [[record.messages or () for record in records if record.messages] for records in self.records.values()]
-        rounds = chain.from_iterable(zip(*(part[: self.config.forgetting.samples] for part in asked), strict=False))
-        return [messages for messages in rounds if last_answer(messages)][: self.config.forgetting.samples]
 
     # ── telling about it ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -127,14 +134,8 @@ class Change:
         }
 
     def _samples(self, before: Sequence[str], after: Sequence[str]) -> list[dict[str, Any]]:
-        given = zip(self._prompts(), before, after, strict=True)
-        return [
-            {
-                "prompt": str(messages[last_answer(messages) - 1].get("content") or ""),
-                "answers": {"base": was, "tuned": now},
-            }
-            for messages, was, now in given
-        ]
+        given = zip(questions(self.records, self.config.forgetting.samples), before, after, strict=True)
+        return [{"prompt": question(turns), "answers": {"base": was, "tuned": now}} for turns, was, now in given]
 
     def _warn(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
         if not self.records and self.config.heldout_answers:
@@ -147,6 +148,21 @@ class Change:
                     f"forgetting: {name} takes {bits:.3f} bits per byte, {bits / was - 1:.1%} more than before "
                     f"(forgetting.warn_above: {limit:.0%}); train shorter, at a lower rate, or an adapter"
                 )
+
+    def _warn_of_overfitting(self, before: Mapping[str, Any], after: Mapping[str, Any], result: TrainResult) -> None:
+        """Training loss and held-out loss side by side: what is learned by heart is not learned."""
+        rising, low = result.evaluations.rising(), result.low_loss_since
+        if rising is not None:
+            self.ctx.warn(
+                f"the loss of held-out answers rose {RISING} evaluations in a row after step {rising}; "
+                "set evaluation.keep: best, or train shorter"
+            )
+        was, now = _loss(before["answers"]), _loss(after["answers"])
+        if low is not None and was is not None and now is not None and now > was - FLAT:
+            self.ctx.warn(
+                f"likely overfitting: the training loss is below {LOW} since step {low}, and that of held-out answers "
+                f"did not fall ({was:.3f} before, {now:.3f} after); bring more data, or train shorter"
+            )
 
 
 def fixed_text() -> list[Record]:

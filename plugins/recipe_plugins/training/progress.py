@@ -10,12 +10,20 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 UNTIMED_STEPS = 10
 """Steps at the start of a process that throughput leaves out."""
 
 REMEMBERED = 128
 """Losses that a spike is told from, as in OLMo-core's SkipStepOptimizer; none is called one before half of them."""
+
+
+RISING = 3
+"""Evaluations in a row, each worse than the one before, that are warned of."""
+
+LOW, LOW_STEPS, LOW_TOKENS = 0.2, 50, 20_000
+"""A training loss below which (nats a token), and for how long in a row, a model likely overfits."""
 
 
 @dataclass(slots=True)
@@ -82,16 +90,20 @@ class Spikes:
 
 @dataclass(slots=True)
 class Evaluated:
-    """Held-out bits per byte by domain after `step`, and what the model went on to say: (beginning, continuation)."""
+    """What held-out data says after `step`, by domain, lower is better; and what the model said: (beginning, answer).
+
+    `measure` is `bits_per_byte` of text, or `answer_loss`, nats a token.
+    """
 
     step: int
-    bits_per_byte: Mapping[str, float]
+    measured: Mapping[str, float]
     samples: Sequence[Sequence[str]] = ()
+    measure: str = "bits_per_byte"
 
     @property
     def mean(self) -> float:
         """Over the domains, each counting the same."""
-        return statistics.fmean(self.bits_per_byte.values())
+        return statistics.fmean(self.measured.values())
 
 
 @dataclass(slots=True)
@@ -117,3 +129,31 @@ class Evaluations:
         else:
             self.no_better += 1
         return better
+
+    def rising(self) -> int | None:
+        """The step from which on `RISING` evaluations in a row were each worse than the one before, if any were."""
+        means = [entry.mean for entry in self.found]
+        for start in range(len(means) - RISING):
+            window = means[start : start + RISING + 1]
+            if all(later > earlier for earlier, later in pairwise(window)):
+                return self.found[start].step
+        return None
+
+
+@dataclass(slots=True)
+class LowLoss:
+    """Whether the training loss has been low for so long that the model may know its data by heart.
+
+    `since` is the first step of the first stretch of `LOW_STEPS` steps and `LOW_TOKENS` supervised tokens below `LOW`.
+    """
+
+    steps: int = 0
+    tokens: int = 0
+    since: int | None = None
+
+    def add(self, step: int, loss: float, tokens: int) -> None:
+        """Account for a step with so many supervised tokens."""
+        low = loss < LOW
+        self.steps, self.tokens = (self.steps + 1, self.tokens + tokens) if low else (0, 0)
+        if self.since is None and self.steps >= LOW_STEPS and self.tokens >= LOW_TOKENS:
+            self.since = step - self.steps + 1

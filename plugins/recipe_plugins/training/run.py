@@ -41,7 +41,7 @@ class TrainResult:
     """What a training run did; tokens are counted from step 0, throughput (tokens/s) over this process's steps.
 
     `loss` is the last step's, in nats a token. `resumed_from` is the step that this process began at, if not 0.
-    `kept_step` is the step of the weights, where they are not the last.
+    `low_loss_since` is that of `progress.LowLoss`. `kept_step` is the step of the weights, where they are not the last.
     """
 
     steps: int
@@ -52,6 +52,7 @@ class TrainResult:
     tokens_per_second: float | None
     resumed_from: int | None
     evaluations: Evaluations
+    low_loss_since: int | None
     kept_step: int | None
 
 
@@ -184,6 +185,7 @@ def _result(loop: Any) -> TrainResult:
         tokens_per_second=loop.clock.tokens_per_second,
         resumed_from=loop.resumed_from,
         evaluations=loop.evaluations,
+        low_loss_since=loop.low.since,
         kept_step=loop.kept_step,
     )
 

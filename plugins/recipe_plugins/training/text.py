@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,15 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from recipe_plugins.training import machine, run
 from recipe_plugins.training.config import TextConfig
 from recipe_plugins.training.estimate import flops_per_token, shape_of_folder, training_facts
-from recipe_plugins.training.evaluation import TextEvaluator
+from recipe_plugins.training.evaluation import TextEvaluator, evaluated
 from recipe_plugins.training.loading import save_model
 from recipe_plugins.training.once import once
 from recipe_plugins.training.store import MixedRows, Portion, TokenStore, build_store, divide, rows_of
 from recipe_plugins.training.timing import seconds_per_step
 from recipe_runner import Corpus, Optimizer, RecipeError, StageContext, Use
-
-SHOWN = 4
-"""Evaluations whose samples stand side by side at the end; `evaluations.json` has those of all."""
 
 
 def train_on_text(
@@ -86,25 +82,7 @@ def _facts(
         state_bytes=cost.state_bytes(parameters),
         tokens_per_second=result.tokens_per_second,
     )
-    return {"loss": result.loss, "steps": result.steps, **facts, **_evaluated(ctx, result, facts["tables"])}
-
-
-def _evaluated(ctx: StageContext, result: run.TrainResult, tables: list[Any]) -> dict[str, Any]:
-    """What was found while training: a table, the last samples, and all of it in `evaluations.json`."""
-    found = result.evaluations.found
-    if not found:
-        return {}
-    written = json.dumps([asdict(entry) for entry in found], indent=1, ensure_ascii=False)
-    (ctx.folder / "evaluations.json").write_text(written + "\n", encoding="utf-8")
-    domains = list(found[0].bits_per_byte)
-    rows = [[str(entry.step), *(f"{entry.bits_per_byte[domain]:.4f}" for domain in domains)] for entry in found]
-    table = {"title": "held-out bits per byte while training", "columns": ["step", *domains], "rows": rows}
-    samples = [
-        {"prompt": prompt, "answers": {f"step {entry.step}": entry.samples[number][1] for entry in found[-SHOWN:]}}
-        for number, (prompt, _) in enumerate(found[0].samples)
-    ]
-    kept = {"kept_step": result.kept_step} if result.kept_step is not None else {}
-    return {"tables": [*tables, table], "samples": samples, **kept}
+    return {"loss": result.loss, "steps": result.steps, **facts, **evaluated(ctx, result, facts["tables"])}
 
 
 def _steps(

@@ -37,7 +37,7 @@ from recipe_plugins.training.groups import param_groups
 from recipe_plugins.training.losses import ChunkedHead, summed_loss, summed_z
 from recipe_plugins.training.masters import Masters, take_masters
 from recipe_plugins.training.order import Rows, StepBatches, stack
-from recipe_plugins.training.progress import Clock, Counters, Evaluated, Evaluations, Spikes
+from recipe_plugins.training.progress import Clock, Counters, Evaluated, Evaluations, LowLoss, Spikes
 from recipe_plugins.training.routing import Routing
 from recipe_runner import Optimizer, RecipeError, Schedule, StageContext
 
@@ -109,12 +109,12 @@ class RecipeTrainerMixin:
 
     def __init__(self, *, job: Job, **library: Any) -> None:
         self.job, self.counters, self.clock = job, Counters(), Clock()
-        self.spikes, self.evaluations = Spikes(), Evaluations()
+        self.spikes, self.evaluations, self.low = Spikes(), Evaluations(), LowLoss()
         self.interrupted = self.stopped_early = False
         self._saved_at = time.monotonic()
         self.resumed_from: int | None = None
         self.last_loss = math.nan
-        self._step_tokens = 0
+        self._step_tokens = self._step_supervised = 0
         super().__init__(data_collator=self.collate, callbacks=[_Hooks(self)], **library)  # type: ignore[call-arg]
         self.model_accepts_loss_kwargs = True  # tells Trainer that the loss is scaled for the whole step already
         self._step_loss = torch.zeros((), device=self.args.device)
@@ -201,7 +201,7 @@ class RecipeTrainerMixin:
         self.counters.tokens += tokens
         self.counters.supervised_tokens += supervised
         self.counters.rows_without_labels += without
-        self._step_tokens = tokens
+        self._step_tokens, self._step_supervised = tokens, supervised
         return batches, torch.tensor(max(1, supervised), device=device)
 
     def compute_loss(
@@ -250,6 +250,7 @@ class RecipeTrainerMixin:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise self._diverged(step, loss, norm)
         self.last_loss = loss
+        self.low.add(step, loss, self._step_supervised)
         rate = self.clock.step(self._step_tokens)
         experts = (
             self.routing.metrics(lambda part: self.accelerator.reduce(part, reduction="sum")) if self.routing else {}
@@ -259,11 +260,11 @@ class RecipeTrainerMixin:
         self.job.ctx.progress(step, self.job.steps, "steps", f"loss {loss:.3f}")
 
     def _found(self, step: int) -> dict[str, float]:
-        """What else there is to tell of `step`: skipped steps so far, held-out bits per byte."""
+        """What else there is to tell of `step`: skipped steps so far, what held-out data says."""
         found = {"skipped_steps": float(len(self.spikes.skipped))} if self.job.skip_spikes else {}
         last = self.evaluations.found[-1:]
         if last and last[0].step == step:
-            found |= {f"bits_per_byte/{domain}": bits for domain, bits in last[0].bits_per_byte.items()}
+            found |= {f"{last[0].measure}/{domain}": value for domain, value in last[0].measured.items()}
         return found
 
     def _diverged(self, step: int, loss: float, norm: float) -> RecipeError:
@@ -361,6 +362,7 @@ class RecipeTrainerMixin:
             "loss": self.last_loss,
             "spikes": asdict(self.spikes),
             "evaluations": asdict(self.evaluations),
+            "low_loss": asdict(self.low),
             "stopped_early": self.stopped_early,
         }
 
@@ -393,6 +395,7 @@ class RecipeTrainerMixin:
         self.lr_scheduler.load_state_dict(state["schedule"])
         self.counters, self.last_loss = Counters(**saved["counters"]), saved["loss"]
         self.spikes, self.evaluations = Spikes(**saved["spikes"]), Evaluations.of(saved["evaluations"])
+        self.low = LowLoss(**saved["low_loss"])
         self.stopped_early = saved["stopped_early"]
         self.state.global_step = self.batches.start = self.resumed_from = saved["step"]
         if self.stopped_early:

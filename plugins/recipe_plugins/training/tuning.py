@@ -20,7 +20,7 @@ from recipe_plugins.training.packing import StoredRows, write_rows
 from recipe_plugins.training.preparation import prepare, sample
 from recipe_plugins.training.run import TrainResult, train
 from recipe_plugins.training.supervised import SupervisedTrainer
-from recipe_plugins.training.trainer import RecipeTrainerMixin
+from recipe_plugins.training.trainer import Evaluator, RecipeTrainerMixin
 from recipe_plugins.training.tuning_config import TuningConfig
 from recipe_runner import Corpus, RecipeError, Record, StageContext
 
@@ -100,6 +100,7 @@ def tune(
     *,
     sizes: Sizes,
     digests: Mapping[str, str],
+    evaluator: Evaluator,
     trainer: type[RecipeTrainerMixin] = SupervisedTrainer,
 ) -> TrainResult:
     """Train `model`, in place, for the budget of `config`; see `run.train`."""
@@ -115,6 +116,7 @@ def tune(
         steps=steps,
         optimizer=config.optimizer,
         digests=digests,
+        evaluator=evaluator,
         trainer=trainer,
     )
 

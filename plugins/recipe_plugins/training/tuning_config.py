@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recipe_plugins.training.config import TrainingConfig
+from recipe_plugins.training.config import Evaluation, TrainingConfig
 from recipe_runner import Config, Corpus, Input, Model, Ref, Share
 
 
@@ -41,4 +41,5 @@ class TuningConfig(TrainingConfig):
     heldout_answers: Annotated[
         int, Field(ge=0, description="held-out conversations that answer losses are measured on")
     ] = 256
+    evaluation: Evaluation = Field(default_factory=dict)  # type: ignore[assignment]
     forgetting: Forgetting = Field(default_factory=dict)  # type: ignore[assignment]
