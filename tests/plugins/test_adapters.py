@@ -28,6 +28,9 @@ KINDS = {
     "qlora-dora": {"use": "qlora", "r": 4, "method": "dora"},
     "qlora-rslora": {"use": "qlora", "r": 4, "method": "rslora", "modules": ["embed_tokens"]},
 }
+WITH_TABLES = ("lora-head", "lora-modules", "lora-rows", "qlora-rslora")
+"""For these it matters whether the tables are one."""
+
 EXPERTS = {
     "use": "lora", "r": 4, "targets": "attention", "target_parameters": ["gate_up_proj", "experts.down_proj"],
 }  # fmt: skip
@@ -102,14 +105,17 @@ def loaded(adapter, base):
 
 
 @slow
-@pytest.mark.parametrize("base", ["tied", "untied"])
-@pytest.mark.parametrize("kind", sorted(KINDS))
-def test_an_adapter_as_saved_computes_on_the_original_base_what_it_did(models, base, kind, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "base"), [*((kind, "tied") for kind in sorted(KINDS)), *((kind, "untied") for kind in WITH_TABLES)]
+)
+def test_an_adapter_as_saved_computes_on_the_original_base_what_it_did_and_so_does_the_merged(
+    models, base, kind, tmp_path
+):
     if "qlora" in kind:
         pytest.importorskip("bitsandbytes")
     from recipe_plugins.adapters.attaching import logits
 
-    adapter, before, row = train(KINDS[kind], models[base], tmp_path)
+    adapter, before, row = train(KINDS[kind], models[base], tmp_path / "adapter")
     model = loaded(adapter, models[base])
     assert (logits(model, row) - before).abs().max() < 1e-4 * before.abs().max()
     with model.disable_adapter():
@@ -118,17 +124,67 @@ def test_an_adapter_as_saved_computes_on_the_original_base_what_it_did(models, b
         inner = model.get_base_model()
         tables = (inner.get_input_embeddings(), inner.get_output_embeddings())
         assert tables[0].modules_to_save["default"].weight is tables[1].modules_to_save["default"].weight
+    merged = merge(models[base], adapter, tmp_path / "merged", min_effect=5e-4)  # three steps move some by little
+    far = (logits(merged, row) - before).abs().max()
+    assert far < (0.05 if "qlora" in kind else 1e-4) * before.abs().max()
+    assert (merged.lm_head.weight is merged.model.embed_tokens.weight) == (base == "tied")
+
+
+def merge(base: Model, adapter: Adapter, folder, **settings):
+    """The model that the stage `merge` makes, whose own gate has compared it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = {"model": "model", "adapter": "adapter", "execution": {"device": "cpu", "threads": 1}, **settings}
+    made = make("merge", config, folder, inputs={"model": base, "adapter": adapter})
+    return AutoModelForCausalLM.from_pretrained(made.payload, dtype=torch.float32).eval()
 
 
 @slow
 def test_experts_are_adapted_through_their_stacked_weights(models, tmp_path):
     from recipe_plugins.adapters.attaching import logits
 
-    adapter, before, row = train(EXPERTS, models["experts"], tmp_path)
+    adapter, before, row = train(EXPERTS, models["experts"], tmp_path / "adapter")
     model = loaded(adapter, models["experts"])
     assert (logits(model, row) - before).abs().max() < 1e-5
     adapted = {name for name, _ in model.named_parameters() if ".experts." in name and "lora_" in name}
     assert len(adapted) == 2 * 2 * 2, "A and B of two stacked weights in each of two layers"
+    merged = merge(models["experts"], adapter, tmp_path / "merged")
+    assert (logits(merged, row) - before).abs().max() < 1e-5
+
+
+@slow
+@pytest.mark.parametrize("base", ["tied", "untied"])
+@pytest.mark.parametrize("method", [{"modules": ["embed_tokens", "lm_head"]}, {"rows": "new-tokens"}], ids=str)
+def test_an_adapter_that_brings_tokens_resizes_its_base_wherever_it_goes(models, base, method, tmp_path):
+    """Base, adapter and tokeniser give the same logits after loading and after merging in blocks."""
+    import numpy as np
+    import torch
+
+    from recipe_plugins.adapters.attaching import attach, logits
+    from recipe_plugins.adapters.saving import load_base, save_adapter
+    from recipe_plugins.training import resize_embeddings
+    from recipe_plugins.training.loading import load_tokenizer
+
+    known, more = (load_tokenizer(CONTEXT, models[base]) for _ in range(2))
+    more.add_tokens(["gneiss", "schist"])
+    frozen = load_base(CONTEXT, models[base], None, dtype=torch.float32, device=torch.device("cpu"))
+    new = resize_embeddings(frozen, more, known)
+    row = {"input_ids": np.array([5, 6, new[0], 7, new[1], 8])}
+    method = slot("adapter", {"use": "rslora", "r": 4, **method}).build()
+    model = attach(method, frozen.requires_grad_(False), more, row, seed=1, new_tokens=new)
+    ids = torch.from_numpy(row["input_ids"])[None]
+    model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0).step()
+    save_adapter(model, more, tmp_path / "adapter" / "payload", Ref("base"), models[base])
+    facts = {"base": models[base].digest, "base_dtype": "float32", "quantisation": None}
+    adapter = Adapter(tmp_path / "adapter", "", {"type": "adapter", "facts": facts})
+    before = logits(model.eval(), row)
+    assert (logits(loaded(adapter, models[base]), row) - before).abs().max() < 1e-5
+    merged = merge(models[base], adapter, tmp_path / "merged", block=4096)
+    assert (logits(merged, row) - before).abs().max() < 1e-5
+    assert merged.config.vocab_size == merged.model.embed_tokens.weight.shape[0] == before.shape[-1]
+    assert before.shape[-1] % 64 == 0
 
 
 @slow

@@ -16,8 +16,9 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from recipe_plugins.training.loading import load_model
+from recipe_plugins.training.loading import load_model, load_tokenizer
 from recipe_plugins.training.quantised import Quantisation, load_quantised
+from recipe_plugins.training.resizing import resize_embeddings
 from recipe_runner import Adapter, Artifact, RecipeError, Ref, StageContext
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -94,11 +95,12 @@ def load_adapted(
 ) -> PeftModel:
     """`base` with `adapter` on it, in eval mode: in `dtype`, or as it was trained where its base was in 4 bits.
 
-    Raises `RecipeError` for another base than the adapter's own.
+    The base gets the rows of the tokens that the adapter brought. Raises `RecipeError` for another base than its own.
     """
     check_base(adapter, base)
     quantisation = quantisation_of(adapter)
     if quantisation is not None:
         dtype = getattr(torch, str(adapter.facts["base_dtype"]))
     model = load_base(ctx, base, quantisation, dtype=dtype, device=device)
+    resize_embeddings(model, load_tokenizer(ctx, adapter), load_tokenizer(ctx, base))
     return PeftModel.from_pretrained(model, str(adapter.payload), is_trainable=False).eval()

@@ -22,7 +22,12 @@ def tied(model: PreTrainedModel) -> bool:
 
 def tables(model: PreTrainedModel) -> list[str]:
     """The names of the modules that have a row for each token: the embedding, and the head unless it is the same."""
-    return _names(model, [model.get_input_embeddings(), *([] if tied(model) else [model.get_output_embeddings()])])
+    return every_table(model)[: 1 if tied(model) else 2]
+
+
+def every_table(model: PreTrainedModel) -> list[str]:
+    """The names of the embedding and of the head, whether or not they are the same."""
+    return _names(model, [model.get_input_embeddings(), model.get_output_embeddings()])
 
 
 def whole_tables(model: PreTrainedModel, wanted: Collection[str]) -> list[str]:

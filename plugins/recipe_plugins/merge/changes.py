@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 
 from recipe_runner import RecipeError
 
-PREFIX = "base_model.model."
+PREFIX, MAGNITUDE = "base_model.model.", ".lora_magnitude_vector"
 PLAIN = {
-    "peft_type": "LORA", "use_dora": False, "use_qalora": False, "use_bdlora": False, "fan_in_fan_out": False,
-    "bias": "none", "lora_bias": False, "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {},
+    "peft_type": "LORA", "use_qalora": False, "use_bdlora": False, "fan_in_fan_out": False,
+    "bias": "none", "lora_bias": False, "rank_pattern": {}, "alpha_pattern": {},
     "layer_replication": None, "target_parameters": None,
 }  # fmt: skip
-"""Settings whose other values change weights in ways that are not known here."""
+"""Settings whose other values change weights in ways that only PEFT knows."""
 
 
 class Change(Protocol):
@@ -58,27 +58,65 @@ class Rows:
                 block[number - start] = value
 
 
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """Every row is replaced by those of `values`, in fp32."""
+
+    values: torch.Tensor
+
+    def apply(self, block: torch.Tensor, start: int) -> None:
+        """See `Change`."""
+        block.copy_(self.values[start : start + len(block)])
+
+
+@dataclass(frozen=True, slots=True)
+class Magnitude:
+    """DoRA: rows of W + `update`, each brought to the length that `lengths` (rows,) has for it."""
+
+    update: LowRank
+    lengths: torch.Tensor
+
+    def apply(self, block: torch.Tensor, start: int) -> None:
+        """See `Change`."""
+        self.update.apply(block, start)
+        wanted = self.lengths[start : start + len(block)]
+        block.mul_((wanted / torch.linalg.norm(block, dim=1)).unsqueeze(1))
+
+
+def other_settings(folder: Path) -> dict[str, Any]:
+    """The settings of the adapter in `folder` that only PEFT can merge; none where `read_changes` knows it all."""
+    keys = _keys(folder)
+    return {name: keys[name] for name, value in PLAIN.items() if keys.get(name, value) not in (value, None, [])}
+
+
 def read_changes(folder: Path) -> dict[str, Change]:
     """What the adapter in `folder` does, by the name of the tensor of the base.
 
-    Raises `RecipeError` for an adapter of another kind, or a tensor that is not known here.
+    Raises `RecipeError` for an adapter with `other_settings`.
     """
-    keys = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    other = {name: keys[name] for name, value in PLAIN.items() if keys.get(name, value) not in (value, None)}
+    other = other_settings(folder)
     if other:
         shown = ", ".join(f"{name}: {value}" for name, value in other.items())
-        raise RecipeError(f"the adapter has settings that cannot be merged yet: {shown}")
+        raise RecipeError(f"the adapter has settings that are not known here: {shown}")
     found = load_file(folder / "adapter_model.safetensors")
     tensors = {name.removeprefix(PREFIX): tensor.float() for name, tensor in found.items()}
-    return dict(_change(name, tensors, keys) for name in tensors if not name.endswith(".lora_B.weight"))
+    keys = _keys(folder)
+    return dict(_change(name, tensors, keys) for name in tensors if not name.endswith((".lora_B.weight", MAGNITUDE)))
+
+
+def _keys(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    return found
 
 
 def _change(name: str, tensors: Mapping[str, torch.Tensor], keys: Mapping[str, Any]) -> tuple[str, Change]:
     module, _, _ = name.rpartition(".lora_A.weight")
     if module:
         scale = keys["lora_alpha"] / (math.sqrt(keys["r"]) if keys["use_rslora"] else keys["r"])
-        return f"{module}.weight", LowRank(tensors[name], tensors[f"{module}.lora_B.weight"], scale)
+        update = LowRank(tensors[name], tensors[f"{module}.lora_B.weight"], scale)
+        magnitude = tensors.get(module + MAGNITUDE)
+        return f"{module}.weight", update if magnitude is None else Magnitude(update, magnitude.flatten())
     module, _, _ = name.rpartition(".token_adapter.trainable_tokens_delta")
     if module:
         return f"{module}.weight", Rows(tuple(keys["trainable_token_indices"][module]), tensors[name])
-    raise RecipeError(f"the adapter has a tensor {name!r} that cannot be merged yet")
+    return name, Whole(tensors[name])  # of a module that was trained beside

@@ -28,7 +28,7 @@ class Probes:
 
     rows: list[list[int]]
     records: Sequence[Record]
-    renderer: Renderer
+    renderer: Renderer | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +60,13 @@ def random_rows(vocabulary: int, seed: int) -> list[list[int]]:
     return rows
 
 
-def probes(renderer: Renderer, records: Sequence[Record], seed: int) -> Probes:
-    """The first conversations, or random ids of the vocabulary where there are none."""
-    encoded = [found for found in renderer.encode(records) if isinstance(found, Encoded)]
-    rows = [found.input_ids[:CONTEXT].tolist() for found in encoded[:ROWS]]
-    return Probes(rows or random_rows(len(renderer.tokenizer), seed), [found.record for found in encoded], renderer)
+def probes(renderer: Renderer | None, vocabulary: int, records: Sequence[Record], seed: int) -> Probes:
+    """The first conversations, or random ids of the vocabulary where there are none, or no template for them."""
+    found = renderer.encode(records) if renderer else ()
+    encoded = [conversation for conversation in found if isinstance(conversation, Encoded)]
+    rows = [conversation.input_ids[:CONTEXT].tolist() for conversation in encoded[:ROWS]]
+    records = [conversation.record for conversation in encoded]
+    return Probes(rows or random_rows(vocabulary, seed), records, renderer)
 
 
 @torch.no_grad()
@@ -75,7 +77,7 @@ def look(model: PreTrainedModel, probes: Probes) -> Seen:
         for row in probes.rows
     ]
     loss = None
-    if probes.records:
+    if probes.records and probes.renderer:
         losses = answer_losses(
             model, probes.renderer, probes.records, sequence_length=CONTEXT, device=model.device, permuted=False
         )

@@ -19,28 +19,35 @@ from typing import Any
 import torch
 
 from recipe_plugins.adapters.saving import load_adapted, quantisation_of
-from recipe_plugins.merge.changes import read_changes
+from recipe_plugins.adapters.targets import every_table
+from recipe_plugins.merge.changes import other_settings, read_changes
 from recipe_plugins.merge.config import MergeConfig
 from recipe_plugins.merge.gate import Probes, Seen, heldout, look, probes, with_model
 from recipe_plugins.merge.models import merge_models
 from recipe_plugins.merge.rest import write_card, write_rest
-from recipe_plugins.merge.streaming import Dequantised, merge
+from recipe_plugins.merge.streaming import Dequantised, Resized, merge
 from recipe_plugins.training.conversations import Renderer
 from recipe_plugins.training.estimate import shape_of_folder
 from recipe_plugins.training.generation import stops
-from recipe_plugins.training.loading import DTYPES, load_model, load_tokenizer
+from recipe_plugins.training.loading import DTYPES, SHARD, load_model, load_tokenizer
 from recipe_plugins.training.machine import device, set_threads
 from recipe_plugins.training.quantised import layers
+from recipe_plugins.training.resizing import entries, rows_for
 from recipe_runner import Adapter, Artifact, Model, RecipeError, StageContext
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The base with its adapter: what it computes, by how much the adapter moves it, which tensors were in 4 bits."""
+    """The base with its adapter: what it computes, by how much the adapter moves it, which tensors were in 4 bits.
+
+    `tables` are the tensors of the embedding and the head, `tied` whether they are one.
+    """
 
     seen: Seen
     effect: float
     quantised: frozenset[str]
+    tables: frozenset[str]
+    tied: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +79,18 @@ class MergeStage:
         base, adapter = ctx.open(self.config.model), ctx.open(self.config.adapter)
         assert isinstance(adapter, Adapter)
         tokenizer = load_tokenizer(ctx, adapter)
-        renderer = Renderer(tokenizer)
-        material = probes(renderer, heldout(ctx, self.config), ctx.seed("probes") % 2**32)
+        renderer = Renderer(tokenizer) if tokenizer.chat_template else None
+        material = probes(renderer, len(tokenizer), heldout(ctx, self.config), ctx.seed("probes") % 2**32)
         reference = self._reference(ctx, base, adapter, material)
         candidates = [self._candidate(ctx, name, base, adapter, material, reference) for name in self._bases(adapter)]
         best = min(candidates, key=lambda c: c.difference if c.loss is None else c.loss)
         facts = _facts(reference, candidates, best, bool(quantisation_of(adapter)))
-        exact = self.config.precision == "fp32" and not quantisation_of(adapter) and _is_fp32(base.payload)
+        exact = self.config.precision == "fp32" and not quantisation_of(adapter) and dtype_of(base.payload) == "float32"
         self._check(reference, best, exact=exact)
         for path in best.folder.iterdir():
             path.replace(ctx.payload / path.name)
-        write_rest(base.payload, ctx.payload, tokenizer, stops(renderer))
-        shape = shape_of_folder(base.payload)
+        write_rest(base.payload, ctx.payload, tokenizer, stops(renderer) if renderer else ())
+        shape = shape_of_folder(ctx.payload)
         ctx.note(merge=facts, vocab_size=len(tokenizer), shape=shape.facts() if shape else None)
         told = {name: value for name, value in facts.items() if name != "candidates" and value is not None}
         write_card(ctx.folder, "an adapter merged into its base", {"base": base, "adapter": adapter}, told)
@@ -104,7 +111,11 @@ class MergeStage:
             with model.disable_adapter():
                 plain = look(model, material)
             tensors = frozenset(f"{name.removesuffix('.base_layer')}.weight" for name in names)
-            return Reference(adapted, adapted.difference(plain), tensors)
+            inner = model.get_base_model()
+            tables = frozenset(f"{name}.weight" for name in every_table(inner))
+            return Reference(
+                adapted, adapted.difference(plain), tensors, tables, bool(inner.config.tie_word_embeddings)
+            )
 
         where, dtype = device(self.config.execution), DTYPES[self.config.precision]
         found: Reference = with_model(lambda: load_adapted(ctx, adapter, base, device=where, dtype=dtype), use)
@@ -124,8 +135,20 @@ class MergeStage:
         if name == "dequantised" and quantisation:
             restored = Dequantised(reference.quantised, quantisation, getattr(torch, str(adapter.facts["base_dtype"])))
         shutil.rmtree(folder, ignore_errors=True)
-        merge(base.payload, folder, read_changes(adapter.payload), restored=restored, block=self.config.block)
-        shutil.copyfile(base.payload / "config.json", folder / "config.json")
+        if other_settings(adapter.payload):
+            merge_in_memory(ctx, base, adapter, folder)
+        else:
+            resized = _resized(ctx, base, adapter, reference.tables)
+            merge(
+                base.payload,
+                folder,
+                read_changes(adapter.payload),
+                restored=restored,
+                block=self.config.block,
+                resized=resized,
+                tied=reference.tables if reference.tied else (),
+            )
+            _write_config(base.payload, folder, resized)
         where, dtype = device(self.config.execution), DTYPES[self.config.precision]
         merged = Model(folder, "", {})
         seen: Seen = with_model(
@@ -145,9 +168,48 @@ class MergeStage:
             )
 
 
-def _is_fp32(payload: Path) -> bool:
-    keys = json.loads((payload / "config.json").read_text(encoding="utf-8"))
-    return (keys.get("dtype") or keys.get("torch_dtype")) == "float32"
+def merge_in_memory(ctx: StageContext, base: Artifact, adapter: Adapter, folder: Path) -> None:
+    """Let PEFT merge what it alone knows how to, in fp32 on the CPU, and save it in the base's dtype.
+
+    Takes memory for the whole model. Raises `RecipeError` for an adapter that was trained on 4 bits.
+    """
+    if quantisation_of(adapter):
+        shown = ", ".join(f"{name}: {value}" for name, value in other_settings(adapter.payload).items())
+        raise RecipeError(f"an adapter trained on 4 bits cannot be merged with these settings: {shown}")
+    model: Any = load_adapted(ctx, adapter, base, device=torch.device("cpu"))
+    try:
+        merged = model.merge_and_unload()
+    except (ValueError, NotImplementedError, AttributeError) as error:
+        raise RecipeError(f"PEFT cannot merge this adapter: {error}", next="use it beside its base") from error
+    kept = dtype_of(base.payload)
+    merged.to(getattr(torch, kept)).save_pretrained(folder, max_shard_size=SHARD)
+
+
+def _resized(ctx: StageContext, base: Artifact, adapter: Adapter, tables: frozenset[str]) -> Resized | None:
+    """What happened to the base's tables before the adapter was trained: nothing, if it brought no tokens."""
+    seen, needed = entries(load_tokenizer(ctx, base)), entries(load_tokenizer(ctx, adapter))
+    if needed <= seen:
+        return None
+    return Resized(tables, seen, rows_for(needed, _config(base.payload)["vocab_size"]))
+
+
+def _write_config(base: Path, folder: Path, resized: Resized | None) -> None:
+    if resized is None:
+        shutil.copyfile(base / "config.json", folder / "config.json")
+        return
+    keys = {**_config(base), "vocab_size": resized.rows}
+    (folder / "config.json").write_text(json.dumps(keys, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _config(payload: Path) -> dict[str, Any]:
+    keys: dict[str, Any] = json.loads((payload / "config.json").read_text(encoding="utf-8"))
+    return keys
+
+
+def dtype_of(payload: Path) -> str:
+    """The dtype, as torch names it, that the weights of a model are saved in; fp32 where its config does not say."""
+    keys = _config(payload)
+    return str(keys.get("dtype") or keys.get("torch_dtype") or "float32")
 
 
 def _facts(reference: Reference, candidates: list[Candidate], best: Candidate, quantised: bool) -> dict[str, Any]:

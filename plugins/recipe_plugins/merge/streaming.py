@@ -1,17 +1,16 @@
 """Merging without a model in memory: safetensors in, safetensors out, a block of rows at a time.
 
 Arithmetic is fp32, and each weight is cast once, to the dtype that the base has it in. Names, shards and ties are the
-base's: a head that is not stored there is not stored here. Memory is one block, or one matrix where 4-bit weights are
-restored, whose scales depend on all of it.
+base's: a head that is not stored there is not stored here. Shapes are too, but for the tables of a model that learned
+new tokens. Memory is one block, or one matrix where 4-bit weights are restored, whose scales depend on all of it.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import shutil
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,14 +51,38 @@ def shards(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names)]
 
 
-def merge(base: Path, target: Path, changes: Mapping[str, Change], *, restored: Dequantised | None, block: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Resized:
+    """`tables` as `resize_embeddings` left them: `rows` rows, those after the first `seen` at the mean of these."""
+
+    tables: frozenset[str]
+    seen: int
+    rows: int
+
+    def fill(self, part: Any, step: int) -> torch.Tensor:
+        """The mean of the rows that the model knows, in fp32 (columns,)."""
+        parts = (part[start : min(start + step, self.seen)] for start in range(0, self.seen, step))
+        return (sum(rows.double().sum(dim=0) for rows in parts) / self.seen).float()  # type: ignore[union-attr]
+
+
+def merge(
+    base: Path,
+    target: Path,
+    changes: Mapping[str, Change],
+    *,
+    restored: Dequantised | None,
+    block: int,
+    resized: Resized | None = None,
+    tied: Collection[str] = (),
+) -> None:
     """Write the base's weights with `changes` to `target`, with its index. `block` is in bytes of fp32.
 
-    Raises `RecipeError` where a change is to a tensor that the base does not have.
+    Tensors named in `tied` are another one's, and have no change of their own where the base does not store them.
+    Raises `RecipeError` where another change is to a tensor that the base does not have.
     """
     files = shards(base)
     there = {name for path in files for name in _names(path)}
-    unknown = sorted(changes.keys() - there)
+    unknown = sorted(changes.keys() - there - set(tied))
     if unknown:
         raise RecipeError(
             f"the adapter changes {len(unknown)} weights that its base does not store, first {unknown[0]}",
@@ -67,9 +90,11 @@ def merge(base: Path, target: Path, changes: Mapping[str, Change], *, restored: 
         )
     target.mkdir(parents=True, exist_ok=True)
     for path in files:
-        _merge_file(path, target / path.name, changes, restored, block)
+        _merge_file(path, target / path.name, changes, restored, block, resized)
     if (base / INDEX).is_file():
-        shutil.copyfile(base / INDEX, target / INDEX)
+        index = json.loads((base / INDEX).read_text(encoding="utf-8"))
+        index["metadata"] = {**index.get("metadata", {}), "total_size": sum(_data_size(target / f.name) for f in files)}
+        (target / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _names(path: Path) -> list[str]:
@@ -77,31 +102,60 @@ def _names(path: Path) -> list[str]:
         return sorted(file.keys())
 
 
+def _data_size(path: Path) -> int:
+    """Bytes of the tensors in a file."""
+    with open(path, "rb") as file:
+        return path.stat().st_size - 8 - int(struct.unpack("<Q", file.read(8))[0])
+
+
 def _merge_file(
-    source: Path, target: Path, changes: Mapping[str, Change], restored: Dequantised | None, block: int
+    source: Path,
+    target: Path,
+    changes: Mapping[str, Change],
+    restored: Dequantised | None,
+    block: int,
+    resized: Resized | None,
 ) -> None:
-    head, names = _head(source)
+    head, names = _head(source, resized)
     with safe_open(source, framework="pt") as file, open(target, "wb") as out:
         out.write(head)
         for name in names:
             were_4_bits = restored if restored and name in restored.tensors else None
-            for rows in _merged(file.get_slice(name), changes.get(name), were_4_bits, block):
+            grown = resized if resized and name in resized.tables else None
+            for rows in _merged(file.get_slice(name), changes.get(name), were_4_bits, block, grown):
                 out.write(rows.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
-def _head(path: Path) -> tuple[bytes, list[str]]:
+def _head(path: Path, resized: Resized | None) -> tuple[bytes, list[str]]:
     """What comes before the data of a safetensors file, and the names of its tensors in the order of their data.
 
-    Types, shapes and places stay what they are, so the copy begins with the same bytes.
+    Unless a table grows, types, shapes and places stay what they are, so the copy begins with the same bytes.
     """
     with open(path, "rb") as file:
         size = file.read(8)
         text = file.read(struct.unpack("<Q", size)[0])
-    tensors = {name: entry["data_offsets"] for name, entry in json.loads(text).items() if name != "__metadata__"}
-    return size + text, sorted(tensors, key=lambda name: tensors[name])
+    entries = json.loads(text)
+    names = sorted(entries.keys() - {"__metadata__"}, key=lambda name: entries[name]["data_offsets"])
+    if resized is None or resized.tables.isdisjoint(names):
+        return size + text, names
+    place = 0
+    for name in names:
+        entry = entries[name]
+        start, end = entry["data_offsets"]
+        if name in resized.tables:
+            rows, columns = entry["shape"]
+            end = start + (end - start) // rows * resized.rows
+            entry["shape"] = [resized.rows, columns]
+        entry["data_offsets"] = [place, place + end - start]
+        place += end - start
+    written = json.dumps(entries, separators=(",", ":")).encode()
+    written += b" " * (-len(written) % 8)
+    return struct.pack("<Q", len(written)) + written, names
 
 
-def _merged(part: Any, change: Change | None, restored: Dequantised | None, block: int) -> Iterator[torch.Tensor]:
+def _merged(
+    part: Any, change: Change | None, restored: Dequantised | None, block: int, resized: Resized | None = None
+) -> Iterator[torch.Tensor]:
     """The tensor in blocks of rows, each in its own dtype."""
     shape = part.get_shape()
     if not shape:
@@ -109,8 +163,12 @@ def _merged(part: Any, change: Change | None, restored: Dequantised | None, bloc
         return
     step = max(1, block // (4 * max(1, math.prod(shape[1:]))))
     whole = restored.restore(part[:]) if restored else None
-    for start in range(0, shape[0], step):
+    fill = resized.fill(part, step) if resized else None
+    for start in range(0, resized.rows if resized else shape[0], step):
         stored = part[start : start + step]
+        if resized is not None and fill is not None and start + step > resized.seen:
+            new = fill.to(stored.dtype).expand(min(start + step, resized.rows) - max(start, resized.seen), -1)
+            stored = torch.cat([stored[: max(0, resized.seen - start)], new])
         if change is None and whole is None:
             yield stored
             continue
