@@ -86,7 +86,7 @@ def build_store(
         found: dict[str, Any] = {}
         for number, domain in enumerate(domains):
             ctx.progress(number, len(domains), "domains", f"encoding {domain}")
-            records = _records(corpus, domain, (select or {}).get(domain))
+            records = documents(corpus, domain, (select or {}).get(domain))
             found[domain] = asdict(_encode(records, domain, tokenizer, dtype, folder / str(number)))
         return {"dtype": dtype, "domains": found}
 
@@ -94,7 +94,7 @@ def build_store(
     return TokenStore(folder, facts["dtype"], {name: Domain(**entry) for name, entry in facts["domains"].items()})
 
 
-def _records(corpus: Corpus, name: str, selection: Selection | None) -> Iterator[Record]:
+def documents(corpus: Corpus, name: str, selection: Selection | None) -> Iterator[Record]:
     """The training documents of a domain, or of what `selection` chooses."""
     there, domain = corpus.domains("train"), name if selection is None else selection.domain
     if domain not in there:
@@ -105,6 +105,11 @@ def _records(corpus: Corpus, name: str, selection: Selection | None) -> Iterator
         raise RecipeError(f"select.{name} has the name of a domain of the corpus", next="give it another name")
     judge = Where(parsed(selection.where))
     return (record for record in corpus.read(domain, "train") if judge.judge_one(record).keep)
+
+
+def nth(records: Iterator[Record], number: int) -> Record:
+    """Record `number`, from 0."""
+    return next(islice(records, number, None))
 
 
 def _encode(

@@ -16,7 +16,7 @@ from recipe_plugins.training.estimate import flops_per_token, shape_of_folder, t
 from recipe_plugins.training.evaluation import TextEvaluator, evaluated
 from recipe_plugins.training.loading import save_model
 from recipe_plugins.training.once import once
-from recipe_plugins.training.store import MixedRows, Portion, TokenStore, build_store, divide, rows_of
+from recipe_plugins.training.store import MixedRows, Portion, TokenStore, build_store, divide, documents, nth, rows_of
 from recipe_plugins.training.timing import seconds_per_step
 from recipe_runner import Corpus, Optimizer, RecipeError, StageContext, Use
 
@@ -137,7 +137,7 @@ def _mixed(
         length=config.sequence_length,
         isolate=config.isolate,
         seed=lambda domain, epoch: ctx.seed("mix", purpose, domain, epoch),
-        name=lambda domain, number: f"{domain}/{next(corpus.read(domain, 'train', number)).id}",
+        name=lambda domain, number: f"{domain}/{nth(documents(corpus, domain, config.select.get(domain)), number).id}",
     )
 
 
