@@ -27,6 +27,16 @@ FIRST: Mapping[str, dict[str, Any]] = {
     "architecture/gpt2": SMALL,
     "architecture/llama": SMALL,
     "architecture/qwen3": {**SMALL, "head_dim": 8},
+    "architecture/qwen3-moe": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "head_dim": 8,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+    },
+    "architecture/transformers": {"model_type": "mistral", "keys": {**SMALL, "num_key_value_heads": 2}},
     "schedule/inverse-sqrt": {"warmup": 10},
     "schedule/wsd": {"decay": 0.4},
     "optimizer/sgd": {"weight_decay": 0.1},
@@ -44,12 +54,21 @@ SECOND: Mapping[str, Any] = {
     "batch_size": 2, "sequence_length": 32, "stage/sft.sequence_length": 64, "algorithm": "characters",
     "vocab_size": 320, "min_frequency": 40, "max_word": 3, "head_dim": 16, "train_on": "all", "heldout_answers": 3,
     "special_tokens": ["<|more|>"], "forgetting": {"text": "none"}, "evaluation": {"every": 1},
+    "sample": 20_000, "model_type": "olmo2", "keys": {**SMALL, "num_key_value_heads": 4},
 }  # fmt: skip
 """Second values by a field's name, or by `kind/name.field`."""
 
 WITHOUT: Mapping[str, str] = {
     "architecture/llama.max_position_embeddings": "a limit that the model's config records; rotary positions need none",
     "architecture/qwen3.max_position_embeddings": "the same",
+    "architecture/qwen3-moe.max_position_embeddings": "the same",
+    "architecture/qwen3-moe.router_aux_loss_coef": "a weight in the loss; test_routing has what it does",
+    **{
+        f"architecture/{name}.{dial}": "in place of the sizes given here; test_architectures has what follows from it"
+        for name in ("llama", "qwen3", "qwen3-moe", "gpt2")
+        for dial in ("depth", "size")
+    },
+    "stage/pretrain.select": "chooses by scores; test_training_store has a corpus with some",
     "stage/pretrain.max_repeats": "a limit; test_training_store has what it refuses",
     "stage/sft.max_dropped": "a limit; test_sft has what it refuses",
     "stage/sft.template": "the model's own is ours here; test_conversations has one that is not",
@@ -114,6 +133,7 @@ PARTS: Mapping[str, Callable[[str, Mapping[str, Any]], Any]] = {
 
 def other(schema: Mapping[str, Any]) -> Any:
     """A second valid value for a field of this JSON Schema."""
+    schema = {**schema, **schema["anyOf"][0]} if "anyOf" in schema else schema  # the other may be null
     default, kind = schema.get("default"), schema.get("type")
     if "enum" in schema:
         return next(value for value in schema["enum"] if value != default)

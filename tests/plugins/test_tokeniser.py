@@ -175,3 +175,16 @@ def test_bulk_encoding_gives_the_tokenizer_s_own_ids_and_refuses_others(tokenize
     other._backend.encode_special_tokens = False
     with pytest.raises(RecipeError, match="encode these documents differently"):
         other.encode(["<|endoftext|>"])
+
+
+def test_a_sample_is_about_as_large_as_asked_and_the_same_in_any_order(write_corpus, tmp_path):
+    from recipe_plugins.tokeniser.stage import _texts
+
+    corpus = write_corpus(tmp_path / "one", {"a": [f"text {n} " * 20 for n in range(400)], "b": ["b " * 50] * 400})
+    whole, some = list(_texts(corpus, None)), list(_texts(corpus, 20_000))
+    assert 12_000 < sum(map(len, some)) < 28_000 < sum(map(len, whole))
+    assert {text[0] for text in some} == {"t", "b"}
+    assert list(_texts(corpus, 10**9)) == whole
+    assert set(_texts(corpus, 10_000)) <= set(some)
+    made = trained(tmp_path / "made", corpus, sample=20_000)
+    assert made.digest != trained(tmp_path / "all", corpus).digest

@@ -17,6 +17,7 @@ from recipe_runner import (
     Known,
     Model,
     Ref,
+    Size,
     Slot,
     StageConfig,
     Tokeniser,
@@ -79,6 +80,10 @@ class TokeniserConfig(StageConfig):
     corpus: Annotated[Ref, Input((Corpus,))]
     algorithm: Annotated[Use[Algorithm], Slot("algorithm")] = "byte-bpe"  # type: ignore[assignment]
     vocab_size: Annotated[Count, Field(ge=6, description="entries in all, special tokens included")]
+    sample: Annotated[
+        Annotated[Size, Field(gt=0)] | None,
+        Field(description="bytes of text to learn from, about, of every domain its share; left out: all of it"),
+    ] = None
     special_tokens: Annotated[tuple[str, ...], Field(description="more of them")] = ()
     template: Annotated[
         str | None, File(), Field(description="a Jinja file with generation marks, in place of ChatML")

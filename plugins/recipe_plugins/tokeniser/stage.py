@@ -4,6 +4,7 @@ tokens; each with special tokens and a chat template."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from itertools import chain
 from typing import Any
 
@@ -31,7 +32,9 @@ class TokeniserStage:
         corpus = ctx.open(self.config.corpus)
         assert isinstance(corpus, Corpus)
         special = [END, PAD, TURN_START, TURN_END, *self.config.special_tokens]
-        trained = self.config.algorithm.build().train(_texts(corpus, "train"), self.config.vocab_size, special)
+        trained = self.config.algorithm.build().train(
+            _texts(corpus, self.config.sample), self.config.vocab_size, special
+        )
         unknown = {} if trained.token_to_id(UNKNOWN) is None else {"unk_token": UNKNOWN}
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=trained,
@@ -106,6 +109,17 @@ def reference(ctx: StageContext, ref: Ref | None) -> tuple[str, PreTrainedTokeni
     return None if ref is None else (ref.text, load_tokenizer(ctx, ctx.open(ref)))
 
 
-def _texts(corpus: Corpus, split: str) -> Iterator[str]:
-    records = chain.from_iterable(corpus.read(domain, split) for domain in corpus.domains(split))
-    return chain.from_iterable(map(parts, records))
+def _texts(corpus: Corpus, sample: int | None) -> Iterator[str]:
+    """The training texts; with `sample`, those of the share of documents that has about so many bytes.
+
+    Which documents follows from the hash of their ids, so neither order nor what else there is moves it.
+    """
+    there = corpus.domains("train")
+    share = 1.0 if sample is None else sample / max(1, sum(counts.bytes for counts in there.values()))
+    records = chain.from_iterable(corpus.read(domain, "train") for domain in there)
+    return chain.from_iterable(parts(record) for record in records if share >= 1 or _place(record.id) < share)
+
+
+def _place(name: str) -> float:
+    """A number in [0, 1) that a document's id decides."""
+    return int.from_bytes(sha256(name.encode()).digest()[:8], "big") / 2**64
