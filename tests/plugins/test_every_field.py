@@ -54,7 +54,7 @@ SECOND: Mapping[str, Any] = {
     "batch_size": 2, "sequence_length": 32, "stage/sft.sequence_length": 64, "algorithm": "characters",
     "vocab_size": 320, "min_frequency": 40, "max_word": 3, "head_dim": 16, "train_on": "all", "heldout_answers": 3,
     "special_tokens": ["<|more|>"], "forgetting": {"text": "none"}, "evaluation": {"every": 1},
-    "sample": 20_000, "model_type": "olmo2", "keys": {**SMALL, "num_key_value_heads": 4},
+    "sample": 20_000, "model_type": "olmo2", "moe_intermediate_size": 24, "keys": {**SMALL, "num_key_value_heads": 4},
 }  # fmt: skip
 """Second values by a field's name, or by `kind/name.field`."""
 

@@ -221,7 +221,7 @@ class Qwen3MoEConfig(Rotary):
     head_dim: Annotated[int, Field(ge=2, multiple_of=2, description="of queries, keys and values")]
     num_experts: Annotated[int, Field(ge=2, description="of a layer")]
     num_experts_per_tok: Annotated[int, Field(ge=1, description="that a token goes through")]
-    moe_intermediate_size: Annotated[int, Field(ge=1, description="of an expert's SwiGLU layer")]
+    moe_intermediate_size: Annotated[int, Field(ge=8, multiple_of=8, description="of an expert's SwiGLU layer")]
     norm_topk_prob: Annotated[bool, Field(description="the weights of a token's experts add up to 1")] = True
     router_aux_loss_coef: Annotated[float, Field(ge=0, description="weight of the balancing loss")] = 1e-3
     rope_theta: Annotated[float, Field(gt=0)] = 1000000.0
@@ -229,6 +229,8 @@ class Qwen3MoEConfig(Rotary):
 
     @model_validator(mode="after")
     def _enough(self) -> Self:
+        if (self.hidden_size or 0) % 8:  # rows of 16 bytes in bf16, which products grouped by expert ask for
+            raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of 8")
         if self.num_experts_per_tok > self.num_experts:
             raise ValueError(
                 f"num_experts_per_tok {self.num_experts_per_tok} is more than the {self.num_experts} experts"
