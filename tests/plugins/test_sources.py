@@ -301,6 +301,17 @@ def test_kinds_choose_the_questions():
     assert {row["meta"]["kind"] for row in rows} == {"where"}
 
 
+def test_preferences_are_questions_with_the_right_answer_and_another_one():
+    right = {row["id"]: row["messages"] for row in read_some(source("python-questions", kinds=["what", "how"]))}
+    found = read_some(source("python-preferences"))
+    assert {row["id"] for row in found} == set(right)
+    answers = {messages[1]["content"] for messages in right.values()}
+    for row in found:
+        assert [row["prompt"], row["chosen"]] == [message["content"] for message in right[row["id"]]]
+        assert row["rejected"] in answers - {row["chosen"]}
+    assert {row["kind"] for row in found} == {"what", "how"}
+
+
 def read_some(found) -> list:
     return list(found.read(found.pieces()[0]))
 

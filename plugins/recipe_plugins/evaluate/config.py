@@ -11,9 +11,13 @@ from pydantic import ConfigDict, Field, model_validator
 from recipe_plugins.training.estimate import UNKNOWN, known_shape
 from recipe_runner import Adapter, Config, Corpus, Estimate, Evaluation, Input, Known, Model, Ref, StageConfig, suggest
 
-MEASURES = ("bits_per_byte", "change", "answers", "exact_match")
+MEASURES = ("bits_per_byte", "change", "answers", "exact_match", "facts")
 Metric = Annotated[
-    str, Field(pattern=r"^[^.]+\.[^.]+\..+$", description="`model.measure.….name`, as in results.json below `models`")
+    str,
+    Field(
+        pattern=r"^[^.]+\.[^.]+\..+$",
+        description="`model.measure.….name`, as in results.json; of `facts`, as in its manifest",
+    ),
 ]
 
 

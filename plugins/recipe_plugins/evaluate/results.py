@@ -47,12 +47,16 @@ def tables(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     return made
 
 
-def _leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    return ((" ".join(path), value) for path, value in _paths(tree))
+
+
+def _paths(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, (*path, key))
+            yield from _paths(value, (*path, key))
         else:
-            yield " ".join((*path, key)), value
+            yield (*path, key), value
 
 
 def check(expected: Mapping[str, Expectation], models: Results) -> list[dict[str, Any]]:
@@ -81,6 +85,7 @@ def _value(metric: str | float, models: Results) -> float:
         return metric
     found = lookup(models, metric)
     if found is None:
-        names = [path.replace(" ", ".") for path, _ in _leaves(models)]
+        near = metric.rpartition(".")[0].split(".")[:2]
+        names = [".".join(path) for path, _ in _paths(models) if list(path[:2]) == near]
         raise RecipeError(f"expect: nothing is called {metric!r}", next="there are: " + ", ".join(names))
     return found

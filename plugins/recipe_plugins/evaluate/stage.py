@@ -43,7 +43,8 @@ class EvaluateStage:
             json.dumps(results, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         ctx.note(models=results["models"], tables=tables(results), samples=results["samples"], sequence_length=length)
-        ctx.note(expectations=check(self.config.expect, results["models"]))
+        known = {label: {**found, "facts": models[label].facts} for label, found in results["models"].items()}
+        ctx.note(expectations=check(self.config.expect, known))
 
     def _corpus(self, ctx: StageContext, label: str) -> Corpus:
         corpus = ctx.open(self.config.corpora[label].corpus)

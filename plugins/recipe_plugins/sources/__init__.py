@@ -24,6 +24,9 @@ COMPONENTS: list[Component] = [
     _source("python-docstrings", "docstrings:PythonDocstrings", "PythonDocstringsConfig", "one document a module"),
     _source("python-source", "code:PythonSource", "PythonSourceConfig", "the standard library without docstrings"),
     _source("python-questions", "questions:PythonQuestions", "PythonQuestionsConfig", "questions about the library"),
+    _source(
+        "python-preferences", "questions:PythonPreferences", "PythonPreferencesConfig", "right answers and wrong ones"
+    ),
     _source("invented-facts", "facts:InventedFacts", "InventedFactsConfig", "facts that no text has"),
     Component(
         kind="source",

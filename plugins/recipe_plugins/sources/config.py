@@ -112,6 +112,12 @@ class PythonQuestionsConfig(SourceConfig):
     kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] = ("what", "how", "where")
 
 
+class PythonPreferencesConfig(SourceConfig):
+    """Questions on the standard library, each with its answer and another one; for `format: preference`."""
+
+    kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] = ("what", "how")
+
+
 class InventedFactsConfig(SourceConfig):
     """Questions on invented places, with answers that no text has."""
 

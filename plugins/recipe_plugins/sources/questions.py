@@ -9,8 +9,9 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from itertools import islice
 
-from recipe_plugins.sources.config import PythonQuestionsConfig
+from recipe_plugins.sources.config import PythonPreferencesConfig, PythonQuestionsConfig
 from recipe_plugins.sources.docstrings import Member, members
 from recipe_plugins.sources.stdlib import Library, parsed
 from recipe_runner import Piece, Row
@@ -48,6 +49,24 @@ class PythonQuestions(Library):
                 "messages": [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}],
                 "meta": {"group": group, "kind": kind},
             }
+
+
+class PythonPreferences(Library):
+    """The same questions, each with its answer and with a wrong one: what is right for the next question, of whichever
+    kind, so that form tells many pairs apart and the name that is asked for the rest."""
+
+    def __init__(self, config: PythonPreferencesConfig) -> None:
+        self._questions = PythonQuestions(PythonQuestionsConfig(kinds=config.kinds))
+
+    def read(self, piece: Piece) -> Iterator[Row]:
+        """Rows of `prompt`, `chosen` and `rejected`; none for an answer that is right for all questions of a piece."""
+        rows = list(self._questions.read(piece))
+        answers = [row["messages"][1]["content"] for row in rows]
+        for number, (row, chosen) in enumerate(zip(rows, answers, strict=True)):
+            others = (other for other in answers[number + 1 :] + answers[:number] if other != chosen)
+            for rejected in islice(others, 1):
+                prompt = row["messages"][0]["content"]
+                yield {"id": row["id"], "prompt": prompt, "chosen": chosen, "rejected": rejected, **row["meta"]}
 
 
 def public(name: str) -> bool:
