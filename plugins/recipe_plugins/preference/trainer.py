@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import Trainer
 
+from recipe_plugins.adapters.attaching import MovesAdapter
 from recipe_plugins.objectives.config import Answers, Judged, Objective, Pairs
 from recipe_plugins.training.log_probs import answer_log_probs, padded
 from recipe_plugins.training.trainer import RecipeTrainerMixin
@@ -27,6 +28,7 @@ class PreferenceTrainer(RecipeTrainerMixin, Trainer):
     The loss is the mean over the step's rows, whatever they are cut into.
     """
 
+    cross_entropy = False
     objective: Objective
     takes: str
     cross_entropy = False
@@ -113,6 +115,7 @@ def accuracy(margins: torch.Tensor) -> torch.Tensor:
     return (margins > 0).float() + 0.5 * (margins == 0).float()
 
 
-def with_objective(objective: Objective, takes: str) -> type[PreferenceTrainer]:
+def with_objective(objective: Objective, takes: str, *, adapter: bool) -> type[PreferenceTrainer]:
     """The trainer of one objective."""
-    return type("BoundTrainer", (PreferenceTrainer,), {"objective": objective, "takes": takes})
+    bases = (MovesAdapter, PreferenceTrainer) if adapter else (PreferenceTrainer,)
+    return type("ObjectiveTrainer", bases, {"objective": objective, "takes": takes})

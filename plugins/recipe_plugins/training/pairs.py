@@ -199,7 +199,7 @@ class ExampleRows:
     """Rows as `training.order.Rows`: `first` and `second`, `desirable`, and the `reference` of the two in nats."""
 
     def __init__(self, folder: Path, reference: np.ndarray) -> None:
-        self.documents = Documents(folder)
+        self.stored = Documents(folder)
         self._desirable, self._reference = np.load(folder / "desirable.npy"), reference
 
     def __len__(self) -> int:
@@ -208,8 +208,8 @@ class ExampleRows:
     def __getitem__(self, number: int) -> Mapping[str, Any]:
         first, second = 2 * number, 2 * number + 1
         return {
-            "first": self.documents[first],
-            "second": self.documents[second],
+            "first": self.stored[first],
+            "second": self.stored[second],
             "desirable": bool(self._desirable[number]),
             "reference": self._reference[first : second + 1],
         }
