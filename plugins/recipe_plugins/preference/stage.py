@@ -119,7 +119,7 @@ class PreferenceStage:
             documents,
             rows_at_once=rows_at_once,
             device=machine.device(self.config.execution),
-            bf16=self.config.precision == "bf16",
+            bf16=self.config.precision != "fp32",
         )
 
     def _reference(self, ctx: StageContext, model: PreTrainedModel, documents: Documents) -> np.ndarray:
