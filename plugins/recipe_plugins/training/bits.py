@@ -25,7 +25,7 @@ DOCUMENTS = 256
 BYTES = 64_000
 """The budget of a domain: the first documents, by hash, up to either of these."""
 
-BATCH_TOKENS = 8192
+BATCH_TOKENS = 2048
 
 
 def heldout_records(corpus: Corpus, *, documents: int = DOCUMENTS, size: int = BYTES) -> dict[str, list[Record]]:
