@@ -2,6 +2,7 @@
 # make test    every test
 # make check   lint, types, walls
 # make bench-curation  curation beside datatrove, rensa and datasketch; CORPUS=file.jsonl for your own text
+# make bench-pretrain  the trainer beside a bare PyTorch loop, in speed and memory
 # make bench-tokenise  encoding a corpus beside the bare encoder
 # Each makes .venv first, with the versions of constraints.txt.
 
@@ -13,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: help tiny test check bench-curation clean
 
 help:
-	@sed -n '1,6s/^# //p' Makefile
+	@sed -n '1,7s/^# //p' Makefile
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +35,10 @@ check: $(INSTALLED)
 
 bench-curation: $(INSTALLED)
 	$(BIN)/python tests/benchmarks/curation/bench.py $(if $(CORPUS),--corpus $(CORPUS))
+
+.PHONY: bench-pretrain
+bench-pretrain: $(INSTALLED)
+	$(BIN)/python tests/benchmarks/pretrain.py --bf16
 
 .PHONY: bench-tokenise
 bench-tokenise: $(INSTALLED)
