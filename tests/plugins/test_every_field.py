@@ -69,6 +69,7 @@ WITHOUT: Mapping[str, str] = {
         for dial in ("depth", "size")
     },
     "stage/pretrain.select": "chooses by scores; test_training_store has a corpus with some",
+    "stage/pretrain.adapter": "for a model that goes on; test_continued has it",
     "stage/pretrain.max_repeats": "a limit; test_training_store has what it refuses",
     "stage/sft.max_dropped": "a limit; test_sft has what it refuses",
     "stage/sft.template": "the model's own is ours here; test_conversations has one that is not",

@@ -74,6 +74,12 @@ def _on_the_original(path: Path, start: Mapping[str, torch.Tensor], keys: Mappin
     return {"r": 2 * keys["r"], "lora_alpha": 2 * keys["lora_alpha"], "init_lora_weights": True}
 
 
+def facts_of(base: Artifact, dtype: torch.dtype, quantisation: Quantisation | None) -> dict[str, Any]:
+    """What a stage notes of the base of the adapter that it makes, for `load_adapted` and `merge`."""
+    stored = quantisation.as_json() if quantisation else None
+    return {"base": base.digest, "base_dtype": str(dtype).removeprefix("torch."), "quantisation": stored}
+
+
 def quantisation_of(adapter: Adapter) -> Quantisation | None:
     """How the adapter's base was stored while it was trained."""
     found = adapter.facts.get("quantisation")

@@ -11,7 +11,7 @@ from typing import Any
 from peft import PeftModel
 
 from recipe_plugins.adapters.attaching import attach
-from recipe_plugins.adapters.saving import load_base, save_adapter
+from recipe_plugins.adapters.saving import facts_of, load_base, save_adapter
 from recipe_plugins.lora.config import LoraConfig
 from recipe_plugins.lora.trainer import AdapterTrainer
 from recipe_plugins.training import tuning
@@ -60,11 +60,7 @@ class LoraStage:
         shape = shape_of_folder(base.payload)
         tables = tuning.note_result(ctx, config, result, shape=shape, sizes=sizes, vocab_size=len(tokenizer))
         change.after(model, result, tables)
-        ctx.note(
-            base=base.digest,
-            base_dtype=str(dtype).removeprefix("torch."),
-            quantisation=quantisation.as_json() if quantisation else None,
-        )
+        ctx.note(**facts_of(base, dtype, quantisation))
         save_adapter(model, tokenizer, ctx.payload, config.model, base)
 
 

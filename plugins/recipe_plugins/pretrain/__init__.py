@@ -10,6 +10,6 @@ COMPONENTS: list[Component] = [
         name="pretrain",
         target="recipe_plugins.pretrain.stage:PretrainStage",
         config="recipe_plugins.pretrain.config:PretrainConfig",
-        summary="trains a base model from scratch on a mixture of domains",
+        summary="trains a base model on a mixture of domains, from scratch or on from another",
     ),
 ]

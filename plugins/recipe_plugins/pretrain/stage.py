@@ -1,10 +1,11 @@
-"""The stage `pretrain`: a model from scratch on packed text, and its branch point."""
+"""The stage `pretrain`: a model from scratch on packed text, and its branch point; or one that goes on."""
 
 from __future__ import annotations
 
 import torch
 
 from recipe_plugins.pretrain.config import PretrainConfig
+from recipe_plugins.pretrain.continued import continue_training
 from recipe_plugins.training.loading import load_tokenizer, set_special_tokens
 from recipe_plugins.training.text import train_on_text
 from recipe_runner import StageContext
@@ -17,7 +18,11 @@ class PretrainStage:
         self.config = config
 
     def run(self, ctx: StageContext) -> None:
-        """Build, train, keep the branch point, save."""
+        """Build or load, train, keep the branch point, save."""
+        if self.config.architecture is None:
+            continue_training(ctx, self.config)
+            return
+        assert self.config.tokeniser is not None
         tokeniser = ctx.open(self.config.tokeniser)
         tokenizer = load_tokenizer(ctx, tokeniser)
         architecture = self.config.architecture.build()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from recipe_plugins.training.loading import save_model
 from recipe_plugins.training.once import once
 from recipe_plugins.training.store import MixedRows, Portion, TokenStore, build_store, divide, documents, nth, rows_of
 from recipe_plugins.training.timing import seconds_per_step
+from recipe_plugins.training.trainer import RecipeTrainerMixin, TokenTrainer
 from recipe_runner import Corpus, Optimizer, RecipeError, StageContext, Use
 
 
@@ -32,12 +33,15 @@ def train_on_text(
     optimizer: Use[Optimizer],
     optimizer_state: Path | None = None,
     branch: Path | None = None,
+    trainer: type[RecipeTrainerMixin] = TokenTrainer,
+    save: Callable[[], None] | None = None,
+    before: Mapping[str, float] | None = None,
 ) -> run.TrainResult:
-    """Train `model` on the corpus of `config`, and save the payload.
+    """Train `model` on the corpus of `config`, and save the payload: the model, unless `save` does it.
 
     `purpose` is a word for the seed, so that two stages do not read a domain in the same order. `digest` is that of the
     tokeniser; the rest goes to `run.train`. Notes the mixture, and at the end sizes, throughput and held-out bits per
-    byte.
+    byte; beside those that were there `before`, if they were measured, as `forgetting`.
     """
     corpus = ctx.open(config.corpus)
     assert isinstance(corpus, Corpus)
@@ -57,32 +61,46 @@ def train_on_text(
         steps=steps,
         optimizer=optimizer,
         digests={"tokeniser": digest, "corpus": corpus.digest},
+        trainer=trainer,
         evaluator=evaluator,
         optimizer_state=optimizer_state,
         branch=branch,
     )
     if ctx.rank == 0:
-        save_model(model, tokenizer, ctx.payload)
-        ctx.note(**_facts(ctx, model, optimizer, result))
-        ctx.note(bits_per_byte=evaluator.bits_per_byte(model))
+        if save is None:
+            save_model(model, tokenizer, ctx.payload)
+        else:
+            save()
+        facts, now = _facts(ctx, model, optimizer, result), evaluator.bits_per_byte(model)
+        if before is not None:
+            facts["forgetting"] = {name: {"before": before[name], "after": now[name]} for name in now if name in before}
+            facts["tables"] = [*facts["tables"], _forgetting(facts["forgetting"])]
+        ctx.note(**facts, bits_per_byte=now)
     return result
 
 
 def _facts(
     ctx: StageContext, model: PreTrainedModel, optimizer: Use[Optimizer], result: run.TrainResult
 ) -> dict[str, Any]:
-    parameters = model.num_parameters()
-    cost: Any = optimizer.config
+    parameters, cost = model.num_parameters(), optimizer.config
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     facts = training_facts(
         tokens=result.tokens,
         parameters=parameters,
-        trainable=parameters,
+        trainable=trainable,
         shape=shape_of_folder(ctx.payload),
         vocab_size=model.config.vocab_size,
-        state_bytes=cost.state_bytes(parameters),
+        state_bytes=cost.state_bytes(trainable),  # type: ignore[attr-defined]
         tokens_per_second=result.tokens_per_second,
     )
     return {"loss": result.loss, "steps": result.steps, **facts, **evaluated(ctx, result, facts["tables"])}
+
+
+def _forgetting(found: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """The domains before and after, as people read it: what fell was learned, what rose was forgotten."""
+    pairs = [(name, pair["before"], pair["after"]) for name, pair in found.items()]
+    rows = [[name, f"{was:.4f}", f"{now:.4f}", f"{now - was:+.4f}"] for name, was, now in pairs]
+    return {"title": "held-out bits per byte", "columns": ["domain", "before", "after", "change"], "rows": rows}
 
 
 def _steps(
