@@ -15,16 +15,16 @@ import argparse
 import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from memory import Peak, anonymous
 
 RANK = 16
 GOALS = {"memory above imports, GB": 1.0, "time, of a copy's": 2.0}
@@ -102,35 +102,18 @@ def _write_adapter(folder: Path, hidden: int, wide: int, layers: int) -> None:
 # ── what is measured ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def anonymous() -> int:
-    """Bytes of this process that no file backs."""
-    found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return 1024 * int(found[1])
-
-
 def measured(action: Callable[[], None], files: Path) -> dict[str, float]:
     """Seconds of `action`, with what it wrote in `files` synced and hashed, and its peak of anonymous memory."""
-    before = peak = anonymous()
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.01):
-            peak = max(peak, anonymous())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    begun = time.perf_counter()
-    action()
-    for path in sorted(files.glob("*.safetensors")):
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-            hashlib.file_digest(file, "sha256")
-    seconds = time.perf_counter() - begun
-    done.set()
-    watcher.join()
-    return {"seconds": seconds, "gigabytes": (peak - before) / 1e9}
+    before = anonymous()
+    with Peak() as peak:
+        begun = time.perf_counter()
+        action()
+        for path in sorted(files.glob("*.safetensors")):
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+                hashlib.file_digest(file, "sha256")
+        seconds = time.perf_counter() - begun
+    return {"seconds": seconds, "gigabytes": (peak.bytes - before) / 1e9}
 
 
 def drop(folder: Path) -> None:
