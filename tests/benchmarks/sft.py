@@ -101,7 +101,7 @@ def heldout_loss(given: argparse.Namespace, trained: Any) -> float:
     import torch
 
     from recipe_plugins.training.conversations import Encoded, Renderer
-    from recipe_plugins.training.trainer import summed_loss
+    from recipe_plugins.training.losses import summed_loss
     from recipe_runner import Record
 
     pairs = conversations(given, HELD_OUT, seed=2)

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from recipe_plugins.adapters.config import AdapterMethod
 from recipe_plugins.training import checkpoints
-from recipe_plugins.training.trainer import Job, TokenTrainer
+from recipe_plugins.training.job import Job
+from recipe_plugins.training.trainer import TokenTrainer
 from recipe_runner import RecipeError
 
 if TYPE_CHECKING:

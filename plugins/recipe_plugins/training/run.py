@@ -14,12 +14,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 from recipe_plugins.training import checkpoints, sharding
 from recipe_plugins.training.attention import chosen, set_attention
 from recipe_plugins.training.config import MANY_LOGITS, LoopConfig, TrainingConfig, micro_batch
+from recipe_plugins.training.job import Evaluator, Job
 from recipe_plugins.training.loading import DTYPES
 from recipe_plugins.training.machine import device, set_threads
 from recipe_plugins.training.masters import to_bf16
 from recipe_plugins.training.order import Rows
 from recipe_plugins.training.progress import Evaluations
-from recipe_plugins.training.trainer import Evaluator, Job, RecipeTrainerMixin, TokenTrainer
+from recipe_plugins.training.trainer import RecipeTrainerMixin, TokenTrainer
 from recipe_runner import ExecutionConfig, Interrupted, Optimizer, RecipeError, Slot, StageContext, Use
 
 _FIELDS = TrainingArguments.__dataclass_fields__

@@ -12,7 +12,8 @@ from typing import Any
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
-from recipe_plugins.training.trainer import Job, RecipeTrainerMixin
+from recipe_plugins.training.job import Job
+from recipe_plugins.training.trainer import RecipeTrainerMixin
 
 
 class SupervisedTrainer(RecipeTrainerMixin, SFTTrainer):

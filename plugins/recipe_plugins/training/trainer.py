@@ -14,15 +14,12 @@ Restoring happens at `on_train_begin`, when the library has built everything, so
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -32,64 +29,21 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from recipe_plugins.training import checkpoints, sharding
-from recipe_plugins.training.config import Evaluation
 from recipe_plugins.training.groups import param_groups
+from recipe_plugins.training.job import Job
 from recipe_plugins.training.losses import ChunkedHead, summed_loss, summed_z
-from recipe_plugins.training.masters import Masters, take_masters
-from recipe_plugins.training.order import Rows, StepBatches, stack
-from recipe_plugins.training.progress import Clock, Counters, Evaluated, Evaluations, LowLoss, Spikes
+from recipe_plugins.training.masters import Masters
+from recipe_plugins.training.order import StepBatches, stack
+from recipe_plugins.training.progress import Clock, Counters, Evaluations, LowLoss, Spikes
+from recipe_plugins.training.resuming import Resumable
 from recipe_plugins.training.routing import Routing
-from recipe_runner import Optimizer, RecipeError, Schedule, StageContext
+from recipe_runner import RecipeError, Schedule
 
 NAMED_DOCUMENTS = 12
 """Documents of a batch that an error names."""
 
 
-class Evaluator(Protocol):
-    """Measures a model on what it is not trained on."""
-
-    settings: Evaluation
-
-    def evaluate(self, model: Any, step: int) -> Evaluated:
-        """What `model` is worth after `step`; the same on every rank, and without a random number."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """What the loop is told: how to step, over which rows, how often to save.
-
-    `digests` names the data and tokeniser that a checkpoint belongs to. `optimizer_state` is a file of an earlier stage
-    (`branch/optimizer.pt`) to begin from; `branch` is the folder that gets the state at the end of the stable phase,
-    with `optimizer_use`, how a recipe would write the optimizer. `checkpoint_seconds` of 0 saves by steps alone.
-    `evaluator` measures the model every so many steps. `head_dtype` is that of the head's product; with `chunked_loss`
-    it is taken in chunks, if it can be. `embedding_lr` is described at `param_groups`.
-    """
-
-    ctx: StageContext
-    optimizer: Optimizer
-    optimizer_use: Mapping[str, Any]
-    schedule: Schedule
-    rows: Rows
-    steps: int
-    batch_size: int
-    micro_batch: int
-    checkpoint_every: int
-    checkpoint_seconds: float
-    keep_checkpoints: int
-    z_loss: float
-    skip_spikes: float
-    chunked_loss: bool
-    head_dtype: torch.dtype
-    masters: bool
-    digests: Mapping[str, str]
-    evaluator: Evaluator | None = None
-    optimizer_state: Path | None = None
-    branch: Path | None = None
-    embedding_lr: float = 1.0
-
-
-class RecipeTrainerMixin:
+class RecipeTrainerMixin(Resumable):
     """See the module's text. Everything but `job` goes to the trainer that it is mixed into.
 
     `arguments_class` and `library_arguments` are what the trainer's arguments are made with, beside those that
@@ -100,20 +54,13 @@ class RecipeTrainerMixin:
     library_arguments: Mapping[str, Any] = {}
     cross_entropy: bool = True  # whether that is the loss, so that z_loss and chunks of it make sense
 
-    args: Any  # these are the library's
-    model: Any
-    optimizer: Any
-    lr_scheduler: Any
-    accelerator: Any
-    state: Any
+    args: Any  # the library's
 
     def __init__(self, *, job: Job, **library: Any) -> None:
         self.job, self.counters, self.clock = job, Counters(), Clock()
         self.spikes, self.evaluations, self.low = Spikes(), Evaluations(), LowLoss()
         self.interrupted = self.stopped_early = False
         self._saved_at = time.monotonic()
-        self.resumed_from: int | None = None
-        self.last_loss = math.nan
         self._step_tokens = self._step_supervised = 0
         super().__init__(data_collator=self.collate, callbacks=[_Hooks(self)], **library)  # type: ignore[call-arg]
         self.model_accepts_loss_kwargs = True  # tells Trainer that the loss is scaled for the whole step already
@@ -153,11 +100,6 @@ class RecipeTrainerMixin:
                 for group in self.optimizer.param_groups:
                     group["initial_lr"] = group["lr"]
         return self.optimizer
-
-    def _load_optimizer(self, state: dict[str, Any]) -> None:
-        if not self.job.masters:
-            take_masters(state, self.optimizer)
-        self.optimizer.load_state_dict(sharding.resharded(state, self.optimizer))
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         """Our schedule as a factor on each group's rate."""
@@ -302,11 +244,6 @@ class RecipeTrainerMixin:
 
     # ── checkpoints ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    @property
-    def root(self) -> Path:
-        """Where the checkpoints lie."""
-        return self.job.ctx.work / "checkpoints"
-
     def after_step(self, control: TrainerControl) -> None:
         """Decide, at the end of a step, whether to save and whether to stop."""
         step, ctx = self.state.global_step, self.job.ctx
@@ -325,107 +262,6 @@ class RecipeTrainerMixin:
             return list(asked)
         answers = torch.tensor([float(answer) for answer in asked], device=self.args.device)
         return [bool(answer) for answer in self.accelerator.reduce(answers, reduction="sum")]
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Called by the library after `log`, so that the metrics of the step are out before the mark."""
-        step, main = self.state.global_step, self.job.ctx.rank == 0
-        weights = sharding.whole(checkpoints.trained(self.model))
-        state = sharding.whole({"optimizer": self.optimizer.state_dict(), "schedule": self.lr_scheduler.state_dict()})
-        with checkpoints.writing(f"the checkpoint of step {step}"):
-            folder = checkpoints.fresh(self.root, step) if main else self.root / f"step-{step}"
-            self.accelerator.wait_for_everyone()
-            torch.save(checkpoints.rng_state(), folder / f"rng-{self.job.ctx.rank}.pt")
-            if main:
-                checkpoints.save_weights(weights, folder / checkpoints.WEIGHTS)
-                torch.save(state, folder / "optimizer.pt")
-                (folder / "state.json").write_text(json.dumps(self._state()), encoding="utf-8")
-            self.accelerator.wait_for_everyone()
-            if main:
-                checkpoints.complete(folder, self.job.ctx.flush)
-                if step == self.branch_step:
-                    self._keep_branch(folder)
-                checkpoints.prune(self.root, self.job.keep_checkpoints, besides=self.kept_step)
-        self._saved_at = time.monotonic()
-        self.clock.restart()
-
-    @property
-    def kept_step(self) -> int | None:
-        """The step whose weights are the result, if that is not the last."""
-        evaluator = self.job.evaluator
-        return self.evaluations.best_step if evaluator and evaluator.settings.keep == "best" else None
-
-    def _state(self) -> dict[str, Any]:
-        step = self.state.global_step
-        return {
-            "step": step,
-            "steps": self.job.steps,
-            "position": step * self.job.batch_size,
-            "world_size": self.job.ctx.world_size,
-            "digests": dict(self.job.digests),
-            "counters": asdict(self.counters),
-            "loss": self.last_loss,
-            "spikes": asdict(self.spikes),
-            "evaluations": asdict(self.evaluations),
-            "low_loss": asdict(self.low),
-            "stopped_early": self.stopped_early,
-        }
-
-    def _keep_branch(self, folder: Path) -> None:
-        assert self.job.branch is not None
-        step = self.state.global_step
-        facts = {
-            "step": step,
-            "tokens": self.counters.tokens,
-            "phase": self.job.schedule.phase(step - 1, self.job.steps),
-            "lr": self.lr_scheduler.get_last_lr()[0],
-        }
-        checkpoints.keep(folder, self.job.branch, branch=facts, optimizer=self.job.optimizer_use)
-
-    def restore(self) -> None:
-        """Go on from the last complete checkpoint, if there is one.
-
-        Raises `RecipeError` if it was written by another number of ranks, for other data, or for another length.
-        """
-        folder = checkpoints.latest(self.root)
-        if folder is None:
-            self.job.ctx.resume_from(0)  # rows of an attempt that ended before its first checkpoint are void
-            self.clock.restart()
-            return
-        saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        self._refuse_another(saved, folder)
-        checkpoints.load_weights(self.model, folder / checkpoints.WEIGHTS)
-        state = checkpoints.load(folder / "optimizer.pt")
-        self._load_optimizer(state["optimizer"])
-        self.lr_scheduler.load_state_dict(state["schedule"])
-        self.counters, self.last_loss = Counters(**saved["counters"]), saved["loss"]
-        self.spikes, self.evaluations = Spikes(**saved["spikes"]), Evaluations.of(saved["evaluations"])
-        self.low = LowLoss(**saved["low_loss"])
-        self.stopped_early = saved["stopped_early"]
-        self.state.global_step = self.batches.start = self.resumed_from = saved["step"]
-        if self.stopped_early:
-            self.batches.start = self.job.steps  # there is nothing more to read
-        self.job.ctx.resume_from(saved["step"])
-        checkpoints.set_rng_state(checkpoints.load(folder / f"rng-{self.job.ctx.rank}.pt"))
-        self.clock.restart()
-
-    def _refuse_another(self, saved: Mapping[str, Any], folder: Path) -> None:
-        world_size = self.job.ctx.world_size
-        if saved["world_size"] != world_size:
-            raise RecipeError(
-                f"the run to go on with had {saved['world_size']} processes, this one has {world_size}",
-                next=f"set execution.processes: {saved['world_size']} to continue it exactly"
-                "\nor start the stage anew with `recipe run --restart STAGE`",
-            )
-        for what, was, now in (
-            ("the data or the tokeniser", saved["digests"], dict(self.job.digests)),
-            ("the number of steps", saved["steps"], self.job.steps),
-            ("the batch size", saved["position"], saved["step"] * self.job.batch_size),
-        ):
-            if was != now:
-                raise RecipeError(
-                    f"{folder} was written before {what} changed ({was} then, {now} now)",
-                    next="start the stage anew with `recipe run --restart STAGE`",
-                )
 
 
 class _Hooks(TrainerCallback):

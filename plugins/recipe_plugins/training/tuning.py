@@ -15,12 +15,13 @@ from transformers import PreTrainedModel
 from recipe_plugins.training.conversations import Renderer
 from recipe_plugins.training.estimate import Shape, flops_per_token, training_facts
 from recipe_plugins.training.generation import stops
+from recipe_plugins.training.job import Evaluator
 from recipe_plugins.training.once import once
 from recipe_plugins.training.packing import StoredRows, write_rows
 from recipe_plugins.training.preparation import prepare, sample
 from recipe_plugins.training.run import TrainResult, train
 from recipe_plugins.training.supervised import SupervisedTrainer
-from recipe_plugins.training.trainer import Evaluator, RecipeTrainerMixin
+from recipe_plugins.training.trainer import RecipeTrainerMixin
 from recipe_plugins.training.tuning_config import TuningConfig
 from recipe_runner import Corpus, RecipeError, Record, StageContext
 
