@@ -9,7 +9,7 @@ from typing import Any
 from recipe_runner import Check, Component, Problem, hookimpl
 
 FOLDERS = (
-    "curation", "tokeniser", "pretrain", "anneal", "sft", "lora", "preference", "merge", "evaluate",
+    "curation", "tokeniser", "pretrain", "anneal", "sft", "lora", "preference", "merge", "export", "evaluate",
     "architectures", "optimizers", "schedules", "adapters", "objectives", "formats", "sources", "filters", "launchers",
 )  # fmt: skip
 

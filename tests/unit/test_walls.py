@@ -17,7 +17,7 @@ from recipe_runner import testing
 ROOT = Path(__file__).resolve().parents[2]
 RUNNER, PLUGINS = ROOT / "runner" / "recipe_runner", ROOT / "plugins" / "recipe_plugins"
 HEAVY = {"torch", "transformers", "datasets"}
-STAGES = {"curation", "tokeniser", "pretrain", "anneal", "sft", "lora", "preference", "merge", "evaluate"}
+STAGES = {"curation", "tokeniser", "pretrain", "anneal", "sft", "lora", "preference", "merge", "export", "evaluate"}
 PUBLIC = {"recipe_runner": set(recipe_runner.__all__), "recipe_runner.testing": set(testing.__all__)}
 HOUSE_LINES = 3000
 

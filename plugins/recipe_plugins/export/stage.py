@@ -1,0 +1,184 @@
+"""The stage `export`: a model as one GGUF file, written a tensor at a time and read back.
+
+Guarantees: every tensor of the model is in the file, or the stage fails; what the reader of the `gguf` package finds
+there is, to the bit, the model's weights in the dtype that was asked for, and the metadata that was written. Equal
+models give equal bytes.
+
+Limits: byte-level BPE tokenisers; no quantisation, which llama.cpp's own tool does from such a file. That llama.cpp
+itself runs it is not tried here; transformers reads the same model back (tests).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from recipe_plugins.export.config import ExportConfig
+from recipe_plugins.export.families import Family, family_of
+from recipe_plugins.export.vocabulary import vocabulary
+from recipe_plugins.training.loading import load_tokenizer
+from recipe_runner import RecipeError, StageContext
+
+FILE = "model.gguf"
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32}
+"""GGUF's numbers of what most tensors are stored in (`general.file_type`)."""
+
+
+class ExportStage:
+    """See the module's text."""
+
+    def __init__(self, config: ExportConfig) -> None:
+        self.config = config
+
+    def run(self, ctx: StageContext) -> None:
+        """Gather metadata, write, read back."""
+        if ctx.rank:
+            return
+        gguf = library()
+        model = ctx.open(self.config.model)
+        keys = json.loads((model.payload / "config.json").read_text(encoding="utf-8"))
+        family = family_of(keys)
+        words = metadata(ctx, self.config, model, keys, family)
+        path = ctx.payload / FILE
+        with ExitStack() as stack:
+            tensors = Tensors(model.payload, keys, family, self.config.dtype, stack)
+            _write(gguf, path, family, words, tensors)
+            _check(gguf, path, words, tensors)
+        ctx.note(
+            export={"file": FILE, "architecture": family.name, "tensors": len(tensors.names), "read_back": "equal"}
+        )
+
+
+def library() -> Any:
+    """The package `gguf`. Raises `RecipeError`, naming the extra, where it is not installed."""
+    try:
+        import gguf
+    except ImportError as error:
+        raise RecipeError(
+            "exporting needs the package gguf, which is not installed", next="pip install 'recipe-runner[gguf]'"
+        ) from error
+    return gguf
+
+
+def metadata(
+    ctx: StageContext, config: ExportConfig, model: Any, keys: Mapping[str, Any], family: Family
+) -> dict[str, Any]:
+    """GGUF's keys, without `general.architecture`, which the writer adds."""
+    tokenizer = load_tokenizer(ctx, model)
+    words: dict[str, Any] = {"general.file_type": FILE_TYPES[config.dtype]}
+    words |= {f"{family.name}.{key}": value for key, value in family.settings(keys).items()}
+    words |= {f"tokenizer.ggml.{key}": value for key, value in vocabulary(model.payload, keys["vocab_size"]).items()}
+    marks = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "padding": tokenizer.pad_token_id}
+    words |= {f"tokenizer.ggml.{name}_token_id": number for name, number in marks.items() if number is not None}
+    words["tokenizer.ggml.add_bos_token"] = False  # the template writes what is to be there
+    end = _end_of_turn(model.payload, tokenizer.eos_token_id)
+    if end is not None:
+        words["tokenizer.ggml.eot_token_id"] = end
+    if isinstance(tokenizer.chat_template, str):
+        words["tokenizer.chat_template"] = tokenizer.chat_template
+    return words
+
+
+def _end_of_turn(folder: Path, eos: int | None) -> int | None:
+    """The other token that ends an answer, if the generation config knows one."""
+    path = folder / "generation_config.json"
+    found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+    others = [number for number in (found if isinstance(found, list) else [found]) if number not in (None, eos)]
+    return others[0] if others else None
+
+
+class Tensors:
+    """A model's tensors as GGUF has them, one at a time, by GGUF's names."""
+
+    def __init__(self, folder: Path, keys: Mapping[str, Any], family: Family, dtype: str, stack: ExitStack) -> None:
+        self.keys, self.family, self.dtype = keys, family, DTYPES[dtype]
+        files = [stack.enter_context(safe_open(path, framework="pt")) for path in sorted(folder.glob("*.safetensors"))]
+        self._file = {name: file for file in files for name in sorted(file.keys())}
+        if not self._file:
+            raise RecipeError(f"{folder} has no weights in safetensors")
+        gguf = library()
+        architecture = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == family.name)
+        known = gguf.get_tensor_name_map(architecture, family.layers(keys))
+        self.names = {self._named(known, name): name for name in self._file}
+
+    def _named(self, known: Any, name: str) -> str:
+        found = known.get_name(name, try_suffixes=(".weight", ".bias"))
+        if found is None:
+            raise RecipeError(f"GGUF has no place for the tensor {name} of a {self.family.name}")
+        return str(found)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """By GGUF's name; vectors are fp32. Raises `RecipeError` where a number is too large for the dtype."""
+        own = self.names[name]
+        found = self.family.changed(self.keys, own, self._file[own].get_tensor(own))
+        cast = found.to(self.dtype if found.ndim > 1 else torch.float32).contiguous()
+        if not cast.isfinite().all():
+            raise RecipeError(f"{own} has numbers that {self.dtype} cannot hold", next="export it as bf16 or f32")
+        return cast
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self.names))
+
+
+def _bytes(tensor: torch.Tensor) -> Any:
+    """A numpy array of the same bytes; numpy has no bfloat16."""
+    return tensor.view(torch.uint8).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+
+
+def _write(gguf: Any, path: Path, family: Family, words: Mapping[str, Any], tensors: Tensors) -> None:
+    writer = gguf.GGUFWriter(path, family.name)
+    for key, value in words.items():
+        _add(gguf, writer, key, value)
+    kinds = gguf.GGMLQuantizationType
+    raw = {torch.bfloat16: kinds.BF16, torch.float16: kinds.F16, torch.float32: kinds.F32}
+    for name in tensors:
+        tensor = tensors.tensor(name)
+        array = _bytes(tensor)
+        writer.add_tensor_info(name, array.shape, array.dtype, array.nbytes, raw_dtype=raw[tensor.dtype])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for name in tensors:
+        writer.write_tensor_data(_bytes(tensors.tensor(name)))
+    writer.close()
+
+
+def _add(gguf: Any, writer: Any, key: str, value: Any) -> None:
+    kinds = gguf.GGUFValueType
+    if isinstance(value, list):
+        writer.add_key_value(
+            key, value, kinds.ARRAY, sub_type=kinds.STRING if isinstance(value[0], str) else kinds.INT32
+        )
+        return
+    kind = {bool: kinds.BOOL, int: kinds.UINT32, float: kinds.FLOAT32, str: kinds.STRING}[type(value)]
+    writer.add_key_value(key, value, kind)
+
+
+def _check(gguf: Any, path: Path, words: Mapping[str, Any], tensors: Tensors) -> None:
+    """Raise `RecipeError` unless the file holds the metadata and the weights."""
+    reader = gguf.GGUFReader(path)
+    for key, value in words.items():
+        field = reader.get_field(key)
+        found = None if field is None else field.contents()
+        same = (
+            abs(found - value) <= 1e-6 * abs(value)
+            if isinstance(value, float) and found is not None
+            else found == value
+        )
+        if not same:
+            raise RecipeError(f"{path.name}: {key} was not written as it is")
+    there = {tensor.name: tensor for tensor in reader.tensors}
+    if sorted(there) != sorted(tensors.names):
+        raise RecipeError(f"{path.name} has {len(there)} tensors, not the {len(tensors.names)} of the model")
+    for name in tensors:
+        wanted, found = tensors.tensor(name), there[name]
+        sizes = [int(size) for size in reversed(found.shape)]
+        if sizes != list(wanted.shape) or found.data.tobytes() != _bytes(wanted).tobytes():
+            raise RecipeError(f"{path.name}: {name} was not written as it is")
