@@ -7,6 +7,8 @@
 # make bench-sft       fine-tuning beside TRL's SFTTrainer
 # make bench-merge     merging an adapter into 14 GB beside copying them; FOLDER=dir on the disk to measure
 # make bench-forgetting  what full tuning and LoRA forget at equal held-out answer loss
+# make bench-chars TEXT=file  a character model beside one of nanoGPT's shape, at equal steps
+# make bench-anneal  the falling rate and the better mixture, each alone and together
 # Each makes .venv first, with the versions of constraints.txt.
 
 PYTHON ?= python3
@@ -17,7 +19,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: help tiny test check bench-curation clean
 
 help:
-	@sed -n '1,10s/^# //p' Makefile
+	@sed -n '/^# Each/q;s/^# //p' Makefile
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -56,6 +58,14 @@ bench-merge: $(INSTALLED)
 
 bench-forgetting: $(INSTALLED)
 	$(BIN)/python tests/benchmarks/forgetting.py
+
+.PHONY: bench-chars
+bench-chars: $(INSTALLED)
+	$(BIN)/python tests/benchmarks/chars.py $(TEXT)
+
+.PHONY: bench-anneal
+bench-anneal: $(INSTALLED)
+	$(BIN)/python tests/benchmarks/anneal.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

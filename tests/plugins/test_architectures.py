@@ -91,6 +91,8 @@ def test_a_size_gives_a_shape_near_it(family, size):
     sized = config.sized(32_000)
     assert 32 <= sized.hidden_size / sized.num_hidden_layers <= 128
     assert sized.sized(32_000) == sized
+    dumped = type(config).model_validate(config.model_dump())  # as a worker gets it, with every field set
+    assert dumped.sized(32_000) == sized
 
 
 def test_a_depth_gives_the_shape_of_125_million():

@@ -114,7 +114,7 @@ class Decoder(Config):
 
     def _shaped(self, layers: int, hidden: int) -> Self:
         """Itself at this depth and width, the other sizes as given or as they follow."""
-        given = {name: value for name, value in self.model_dump().items() if name in self.model_fields_set}
+        given = {name: value for name, value in self.model_dump().items() if value is not None}
         first = {"depth": None, "size": None, "hidden_size": hidden, "num_hidden_layers": layers}
         try:
             return type(self).model_validate({**self.following(hidden), **given, **first})
