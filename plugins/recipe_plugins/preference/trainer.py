@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from transformers import Trainer
 
-from recipe_plugins.adapters.attaching import MovesAdapter
 from recipe_plugins.objectives.config import Answers, Judged, Objective, Pairs
 from recipe_plugins.training.log_probs import answer_log_probs, padded
 from recipe_plugins.training.trainer import RecipeTrainerMixin
@@ -23,7 +22,7 @@ OTHER = "mismatched_"
 
 
 class PreferenceTrainer(RecipeTrainerMixin, Trainer):
-    """Trains on `ExampleRows`; `objective` and `takes` are set by `with_objective`.
+    """Trains on `ExampleRows`; `objective` and `takes` are set on a class of its own.
 
     The loss is the mean over the step's rows, whatever they are cut into.
     """
@@ -113,9 +112,3 @@ class PreferenceTrainer(RecipeTrainerMixin, Trainer):
 def accuracy(margins: torch.Tensor) -> torch.Tensor:
     """1 where the chosen answer is worth more, 1/2 where both are worth the same, else 0; fp32 (n,)."""
     return (margins > 0).float() + 0.5 * (margins == 0).float()
-
-
-def with_objective(objective: Objective, takes: str, *, adapter: bool) -> type[PreferenceTrainer]:
-    """The trainer of one objective."""
-    bases = (MovesAdapter, PreferenceTrainer) if adapter else (PreferenceTrainer,)
-    return type("ObjectiveTrainer", bases, {"objective": objective, "takes": takes})
