@@ -9,8 +9,9 @@ from typing import Any
 from recipe_runner import Check, Component, Problem, hookimpl
 
 FOLDERS = (
-    "curation", "tokeniser", "pretrain", "anneal", "sft", "lora", "preference", "merge", "export", "evaluate",
-    "architectures", "optimizers", "schedules", "adapters", "objectives", "formats", "sources", "filters", "launchers",
+    "curation", "tokeniser", "pretrain", "anneal", "sft", "lora", "preference", "grpo", "merge", "export",
+    "evaluate", "architectures", "optimizers", "schedules", "adapters", "objectives", "rewards", "formats", "sources",
+    "filters", "launchers",
 )  # fmt: skip
 
 

@@ -8,11 +8,13 @@ Limit: the cache grows with each token; nothing longer than what the model was m
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -47,10 +49,11 @@ def replies(
     model.eval()
     try:
         for numbers in _batches(encoded):
-            found |= zip(numbers, _greedy(model, [encoded[n] for n in numbers], ends, limit), strict=True)
+            answers = _continued(model, [encoded[n] for n in numbers], ends, limit, _likeliest)
+            found |= zip(numbers, answers, strict=True)
     finally:
         model.train(training)
-    return [_reply(renderer, found[number], ends) for number in range(len(encoded))]
+    return [reply(renderer, found[number], ends) for number in range(len(encoded))]
 
 
 def _batches(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
@@ -61,19 +64,64 @@ def _batches(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
         yield from (numbers[start : start + BATCH_ROWS] for start in range(0, len(numbers), BATCH_ROWS))
 
 
-def _reply(renderer: Renderer, ids: list[int], ends: Collection[int]) -> Reply:
+def reply(renderer: Renderer, ids: list[int], ends: Collection[int]) -> Reply:
+    """The answer that `ids` are; `ends` are those that end one."""
     ended = bool(ids) and ids[-1] in ends
     return Reply(str(renderer.tokenizer.decode(ids[:-1] if ended else ids)), ended)
 
 
+def drawn(
+    model: PreTrainedModel,
+    prompts: Sequence[list[int]],
+    ends: Collection[int],
+    uniform: np.ndarray,
+    *,
+    temperature: float,
+) -> list[list[int]]:
+    """An answer to each prompt, drawn at `temperature`, with the token that ended it.
+
+    `uniform`, float64 (prompts, limit) in [0, 1), decides: token t of answer n is where `uniform[n, t]` falls in the
+    distribution. So an answer does not depend on what else is drawn. The model's mode is put back.
+    """
+    found: dict[int, list[int]] = {}
+    training = model.training
+    model.eval()
+    try:
+        for numbers in _batches(prompts):
+            draws = torch.from_numpy(uniform[numbers]).to(model.device)
+            pick = partial(_fallen, draws=draws, temperature=temperature)
+            answers = _continued(model, [prompts[n] for n in numbers], ends, uniform.shape[1], pick)
+            found |= zip(numbers, answers, strict=True)
+    finally:
+        model.train(training)
+    return [found[number] for number in range(len(prompts))]
+
+
+def _fallen(logits: torch.Tensor, place: int, *, draws: torch.Tensor, temperature: float) -> torch.Tensor:
+    """The token of each row at `place`, (rows, 1)."""
+    heights = (logits.double() / temperature).softmax(dim=-1).cumsum(dim=-1)
+    at = draws[:, place : place + 1] * heights[:, -1:]
+    return torch.searchsorted(heights, at, right=True).clamp(max=logits.shape[-1] - 1)
+
+
+def _likeliest(logits: torch.Tensor, place: int) -> torch.Tensor:
+    return logits.argmax(dim=-1, keepdim=True)
+
+
 @torch.no_grad()
-def _greedy(model: PreTrainedModel, prompts: Sequence[list[int]], ends: Collection[int], limit: int) -> list[list[int]]:
-    """What follows each prompt, with the token that ended it."""
+def _continued(
+    model: PreTrainedModel,
+    prompts: Sequence[list[int]],
+    ends: Collection[int],
+    limit: int,
+    pick: Callable[[torch.Tensor, int], torch.Tensor],
+) -> list[list[int]]:
+    """What follows each prompt, all of one length, with the token that ended it; `pick` chooses from logits."""
     given, cache = torch.tensor(prompts, device=model.device), None
     found: list[list[int]] = [[] for _ in prompts]
-    for _ in range(limit):
+    for place in range(limit):
         logits, cache = _next(model, given, cache)
-        given = logits.argmax(dim=-1, keepdim=True)
+        given = pick(logits, place)
         for answer, (token,) in zip(found, given.tolist(), strict=True):
             if not answer or answer[-1] not in ends:
                 answer.append(token)

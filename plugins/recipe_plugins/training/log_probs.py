@@ -28,16 +28,21 @@ def padded(documents: Sequence[Document]) -> dict[str, torch.Tensor]:
 
 
 def answer_log_probs(
-    model: Any, input_ids: torch.Tensor, labels: torch.Tensor, position_ids: torch.Tensor
+    model: Any,
+    input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    position_ids: torch.Tensor,
+    *,
+    temperature: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The sum of the labelled tokens' log-probabilities in nats, fp32 (rows,), and how many they are, int64 (rows,).
 
-    All arguments are (rows, tokens); labels are shifted here.
+    All tensors are (rows, tokens); labels are shifted here; logits are divided by `temperature` first.
     """
     logits = model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits
     wanted = labels[:, 1:]
     nats = functional.cross_entropy(
-        logits[:, :-1].float().transpose(1, 2), wanted, ignore_index=IGNORED, reduction="none"
+        logits[:, :-1].float().transpose(1, 2) / temperature, wanted, ignore_index=IGNORED, reduction="none"
     )
     return -nats.sum(dim=1), (wanted != IGNORED).sum(dim=1)
 
@@ -60,7 +65,9 @@ def log_probs_of(
     order = sorted(range(len(documents)), key=lambda number: (len(documents[number][0]), number))
     for start in range(0, len(order), rows_at_once):
         numbers = order[start : start + rows_at_once]
-        batch = {key: value.to(device) for key, value in padded([documents[n] for n in numbers]).items()}
+        batch: dict[str, Any] = {
+            key: value.to(device) for key, value in padded([documents[n] for n in numbers]).items()
+        }
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             found[numbers] = answer_log_probs(model, **batch)[0].cpu().numpy()
         after_batch(start + len(numbers))

@@ -1,0 +1,141 @@
+"""GRPO on the common loop: answers are drawn, judged and learned from within a step.
+
+Shao et al. 2024 (arXiv:2402.03300), section 4.1, equation 3 with outcome rewards (4.1.2): the advantage of an answer is
+its reward less its group's mean, divided by the group's deviation; each answer's loss is a mean over its tokens. Each
+draw is learned from once, so the ratio of policies is 1 and nothing is ever clipped; there is no KL term. The loss
+itself is therefore 0 but for rounding: the rewards tell how it goes.
+
+Guarantee: what is drawn is a function of (seed, step, prompt) and the weights, whatever else is in the batch, on
+whichever rank; so a resumed run draws what the straight one would have drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Trainer
+
+from recipe_plugins.grpo.config import GrpoConfig
+from recipe_plugins.grpo.prompts import Judge, Prompt
+from recipe_plugins.rewards.config import Completion
+from recipe_plugins.training.conversations import IGNORED, Renderer
+from recipe_plugins.training.generation import drawn, reply, stops
+from recipe_plugins.training.log_probs import Document, answer_log_probs, padded
+from recipe_plugins.training.trainer import RecipeTrainerMixin
+
+EVEN = 1e-4
+"""Added to a group's deviation, so that answers that are all alike push nowhere."""
+
+
+class GrpoTrainer(RecipeTrainerMixin, Trainer):
+    """Trains on `PromptRows`; the rest is set on a class of its own."""
+
+    cross_entropy = False
+    settings: GrpoConfig
+    prompts: Sequence[Prompt]
+    renderer: Renderer
+    judge: Judge
+
+    def __init__(self, **library: Any) -> None:
+        super().__init__(**library)
+        self._sums: dict[str, float] = {}
+
+    def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """The numbers of the prompts; answers are drawn once the step begins."""
+        return {"numbers": torch.tensor([row["number"] for row in rows])}
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list, Any]:
+        """The step's answers, drawn and judged, in the micro-batches that their prompts came in."""
+        asked = [batch["numbers"].tolist() for batch in islice(epoch_iterator, num_batches)]
+        groups = iter(self._groups([number for numbers in asked for number in numbers]))
+        made = [self._micro_batch(list(islice(groups, len(numbers)))) for numbers in asked]
+        return super().get_batch_samples(iter(made), num_batches, device)
+
+    def _groups(self, numbers: Sequence[int]) -> list[tuple[list[Document], np.ndarray]]:
+        """For each prompt its answers as documents, and their advantages, float32 (group,)."""
+        config, step = self.settings, self.state.global_step
+        rows = [number for number in numbers for _ in range(config.group)]
+        seeds = [self.job.ctx.seed("answers", step, number) for number in numbers]
+        shape = (config.group, config.max_new_tokens)
+        uniform = np.concatenate([np.random.default_rng(seed).random(shape) for seed in seeds])
+        prompts = [self.prompts[number] for number in rows]
+        answers = drawn(
+            self.model,
+            [prompt.ids for prompt in prompts],
+            stops(self.renderer),
+            uniform,
+            temperature=config.temperature,
+        )
+        rewards = self._judged(prompts, answers).reshape(-1, config.group)
+        spread = rewards.std(axis=1, keepdims=True)
+        self._add("idle_groups", int((spread == 0).sum()))
+        advantages = ((rewards - rewards.mean(axis=1, keepdims=True)) / (spread + EVEN)).astype(np.float32)
+        documents = [_document(prompt.ids, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        size = config.group
+        return [(documents[n * size : (n + 1) * size], advantages[n]) for n in range(len(numbers))]
+
+    def _judged(self, prompts: Sequence[Prompt], answers: Sequence[list[int]]) -> np.ndarray:
+        """What each answer is worth; adds up what is told of the step."""
+        completions = [completion(p, a, self.renderer) for p, a in zip(prompts, answers, strict=True)]
+        parts = self.judge.parts(completions)
+        total = self.judge.total(parts)
+        told = {f"reward/{name}": sum(values) for name, values in parts.items()} | {"reward": sum(total)}
+        told["ended"] = sum(c.ended for c in completions)
+        told["answer_tokens"] = sum(len(answer) for answer in answers)
+        for name, value in told.items():
+            self._add(name, value / self.settings.group)
+        return np.array(total)
+
+    def _add(self, name: str, value: float) -> None:
+        self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def _micro_batch(self, groups: Sequence[tuple[list[Document], np.ndarray]]) -> dict[str, torch.Tensor]:
+        documents = [document for group, _ in groups for document in group]
+        advantages = torch.from_numpy(np.concatenate([advantages for _, advantages in groups]))
+        return {**padded(documents), "advantages": advantages}
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """This micro-batch's share of the step's mean loss, times the ranks, over which gradients are averaged."""
+        given = (inputs[key] for key in ("input_ids", "labels", "position_ids"))
+        log_probs, tokens = answer_log_probs(model, *given, temperature=self.settings.temperature)
+        losses = objective(log_probs, tokens, inputs["advantages"])
+        answers = self.job.batch_size * self.settings.group
+        loss = losses.sum() / answers * self.accelerator.num_processes
+        self._step_loss += loss.detach()
+        return loss
+
+    def step_metrics(self) -> dict[str, float]:
+        """Means over the step's answers; `idle_groups`: the share of prompts whose answers were all worth the same."""
+        names = sorted(self._sums)
+        sums = torch.tensor([self._sums[name] for name in names], dtype=torch.float32, device=self.args.device)
+        self._sums = {}
+        found = self.accelerator.reduce(sums, reduction="sum").tolist()
+        return {name: value / self.job.batch_size for name, value in zip(names, found, strict=True)}
+
+
+def objective(log_probs: torch.Tensor, tokens: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:
+    """Minus each answer's advantage times the mean ratio of its tokens, which is 1: the gradient is what counts.
+
+    All fp32 (answers,); `log_probs` are sums over an answer's tokens, so their gradient over `tokens` is that of the
+    mean ratio where the policy is the one that drew.
+    """
+    mean = log_probs / tokens
+    return -advantages * (1 + mean - mean.detach())
+
+
+def completion(prompt: Prompt, answer: list[int], renderer: Renderer) -> Completion:
+    """A drawn answer as rewards take it."""
+    given = reply(renderer, answer, stops(renderer))
+    return Completion(prompt.record, given.text, given.ended, prompt.expected)
+
+
+def _document(prompt: list[int], answer: list[int]) -> Document:
+    """Only the answer learned."""
+    ids = np.array([*prompt, *answer], dtype=np.int32)
+    return ids, np.where(np.arange(len(ids)) < len(prompt), IGNORED, ids).astype(np.int32)
