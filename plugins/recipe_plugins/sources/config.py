@@ -18,16 +18,17 @@ class SourceConfig(Config):
 
 
 class FilesConfig(SourceConfig):
-    """Files on this machine."""
+    """Files on this machine, or at a URL of a scheme that fsspec knows (`s3://`, `gs://`, `hf://`, `https://`)."""
 
     path: Annotated[str, Place()] = Field(description="a file, a folder (searched to the bottom) or a glob")
 
     def size(self) -> int | None:
-        """Bytes on disk; unknown while a compressed file is among them."""
-        from recipe_plugins.sources.files import matching, packed
+        """Bytes on disk; unknown while a compressed file is among them, or at a URL."""
+        from recipe_plugins.sources.files import matching, packed, size_of
+        from recipe_plugins.sources.remote import is_remote
 
-        files = matching(self.path)
-        return None if any(packed(file) for file in files) else sum(file.stat().st_size for file in files)
+        files = () if is_remote(self.path) else matching(self.path)
+        return None if any(packed(file) for file in files) or not files else sum(map(size_of, files))
 
 
 class JsonlConfig(FilesConfig):

@@ -2,6 +2,7 @@
 
 Guarantees: a compressed file that ends early is an error and not a shorter file; a line longer than a limit is
 reported and never held in memory; equal contents under equal relative names have one revision wherever they lie.
+A path with a scheme (`s3://`, `https://`) is a file elsewhere (`remote`).
 Limit: an archive of several members (.zip, .tar) is not opened.
 """
 
@@ -12,22 +13,28 @@ import hashlib
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import zstandard
 
+from recipe_plugins.sources.remote import Remote, is_remote, listed, opened
 from recipe_runner import RecipeError, suggest
 
 CHUNK = 1 << 20
+Found = Path | Remote
+"""A file of this machine, or at a URL."""
 
 
-def matching(path: str, suffixes: Sequence[str] = ()) -> list[Path]:
+def matching(path: str, suffixes: Sequence[str] = ()) -> Sequence[Found]:
     """The files that a path, a folder or a glob stands for, sorted; in a folder, those that end in `suffixes`.
 
     Hidden files are left out. Raises `RecipeError` where there is none.
     """
+    if is_remote(path):
+        return listed(path, suffixes)
     if os.path.isfile(path):
         return [Path(path)]
     inside = f"{glob.escape(path)}/**/*" if os.path.isdir(path) else path
@@ -48,7 +55,7 @@ def _nearby(path: str) -> str:
 
 
 def root_of(path: str) -> Path:
-    """What names are relative to: the folder, the file's folder, or the glob's part without a wildcard."""
+    """What names are relative to: the folder, the file's folder, or the glob's part without a wildcard; no URL's."""
     if os.path.isdir(path):
         return Path(path)
     parts = Path(path).parts
@@ -56,7 +63,17 @@ def root_of(path: str) -> Path:
     return Path(*parts[:fixed])
 
 
-def packed(path: Path) -> bool:
+def named(file: Found, root: Path) -> str:
+    """The name of a file below `root`; a remote one knows its own."""
+    return file.relative if isinstance(file, Remote) else file.relative_to(root).as_posix()
+
+
+def size_of(file: Found) -> int:
+    """Bytes, as they are stored."""
+    return file.size if isinstance(file, Remote) else file.stat().st_size
+
+
+def packed(path: Found) -> bool:
     """Whether a file is compressed, by its name."""
     return path.suffix in (".gz", ".zst")
 
@@ -64,14 +81,18 @@ def packed(path: Path) -> bool:
 # ── content ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def revision(files: Sequence[Path], root: Path) -> tuple[str, bool]:
-    """A digest of relative names, sizes and contents."""
+def revision(files: Sequence[Found], root: Path) -> tuple[str, bool]:
+    """A digest of relative names, sizes and contents; pinned unless the server of one tells nothing of its content."""
     digest = hashlib.sha256()
     for file in files:
-        stat = file.stat()
-        content = _content(os.fspath(file), stat.st_size, stat.st_mtime_ns)
-        digest.update(f"{file.relative_to(root).as_posix()}\0{stat.st_size}\0{content}\n".encode())
-    return f"sha256:{digest.hexdigest()}", True
+        content = file.content if isinstance(file, Remote) else _digested(file)
+        digest.update(f"{named(file, root)}\0{size_of(file)}\0{content}\n".encode())
+    return f"sha256:{digest.hexdigest()}", all(file.content for file in files if isinstance(file, Remote))
+
+
+def _digested(file: Path) -> str:
+    stat = file.stat()
+    return _content(os.fspath(file), stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=100_000)
@@ -83,9 +104,16 @@ def _content(path: str, size: int, modified: int) -> str:
 # ── bytes and lines ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def chunks(path: Path, start: int = 0) -> Iterator[bytes]:
+@contextmanager
+def stream(file: Found) -> Iterator[IO[bytes]]:
+    """A file, open to be read."""
+    with opened(file) if isinstance(file, Remote) else open(file, "rb") as found:
+        yield found
+
+
+def chunks(path: Found, start: int = 0) -> Iterator[bytes]:
     """The bytes of a file from `start` on, unpacked if it is compressed (then from its beginning)."""
-    with open(path, "rb") as file:
+    with stream(path) as file:
         if packed(path):
             yield from _unpacked(path, file)
             return
@@ -94,7 +122,7 @@ def chunks(path: Path, start: int = 0) -> Iterator[bytes]:
             yield block
 
 
-def _unpacked(path: Path, file: Any) -> Iterator[bytes]:
+def _unpacked(path: Found, file: IO[bytes]) -> Iterator[bytes]:
     new = _gzip if path.suffix == ".gz" else _zstd
     unpacker, left, started = new(), b"", False
     while block := left or file.read(CHUNK):

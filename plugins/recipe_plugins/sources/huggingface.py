@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from recipe_plugins.sources.config import HuggingFaceConfig
@@ -91,4 +90,4 @@ class HuggingFace:
     def _data_files(self) -> list[str] | None:
         if self.config.data_files is None:
             return None
-        return [str(Path(file)) for file in matching(self.config.data_files)]
+        return [str(file) for file in matching(self.config.data_files)]

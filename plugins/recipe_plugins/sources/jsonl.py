@@ -8,11 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from recipe_plugins.sources.config import JsonlConfig
-from recipe_plugins.sources.files import Placed, chunks, lines, matching, packed, revision, root_of
+from recipe_plugins.sources.files import (
+    Found,
+    Placed,
+    chunks,
+    lines,
+    matching,
+    named,
+    packed,
+    revision,
+    root_of,
+    size_of,
+)
 from recipe_runner import BadRow, Piece, Row
 
 RANGE, LEAST, PARTS = 16_000_000, 2_000_000, 16
@@ -30,22 +40,21 @@ class Jsonl:
         """A digest of names, sizes and contents."""
         return revision(self._files(), root_of(self.config.path))
 
-    def _files(self) -> list[Path]:
+    def _files(self) -> Sequence[Found]:
         return matching(self.config.path, SUFFIXES)
 
     def pieces(self) -> Sequence[Piece]:
         """Ranges of bytes, in the order of the files' names."""
         root = root_of(self.config.path)
         return [
-            Piece(f"{file.relative_to(root).as_posix()}@{start}", (str(file), start, end))
+            Piece(f"{named(file, root)}@{start}", (file, start, end))
             for file in self._files()
             for start, end in ranges(file)
         ]
 
     def read(self, piece: Piece) -> Iterator[Row | BadRow]:
         """One row a line that is not blank."""
-        name, start, end = piece.payload
-        path = Path(name)
+        path, start, end = piece.payload
         place = _counter(path, start)
         for number, line in enumerate(self._lines(path, start, end), 1):
             if line is None:
@@ -54,7 +63,7 @@ class Jsonl:
                 row = parse(line)
                 yield BadRow(place(number), row) if isinstance(row, str) else Placed(row, place, number)
 
-    def _lines(self, path: Path, start: int, end: int | None) -> Iterator[bytes | None]:
+    def _lines(self, path: Found, start: int, end: int | None) -> Iterator[bytes | None]:
         """The lines that start in the range; without an `end` that is the file."""
         # Read from one byte before: what stands in front of the first line end started in the range before this one.
         found = lines(chunks(path, max(0, start - 1)), self.config.max_line)
@@ -68,11 +77,11 @@ class Jsonl:
             yield line
 
 
-def ranges(file: Path) -> list[tuple[int, int | None]]:
+def ranges(file: Found) -> list[tuple[int, int | None]]:
     """Where the ranges of a file start and end; a packed file is one without an end."""
     if packed(file):
         return [(0, None)]
-    size = file.stat().st_size
+    size = size_of(file)
     step = min(RANGE, max(LEAST, -(-size // PARTS)))
     return [(start, start + step) for start in range(0, max(1, size), step)]
 
@@ -90,7 +99,7 @@ def parse(line: bytes) -> dict[str, Any] | str:
     return row if isinstance(row, dict) else "not a JSON object"
 
 
-def _counter(path: Path, start: int) -> Callable[[int], str]:
+def _counter(path: Found, start: int) -> Callable[[int], str]:
     """`file:line` of the n-th line of a range; the lines before the range are counted when first asked for."""
     before: list[int] = []
 
@@ -102,7 +111,7 @@ def _counter(path: Path, start: int) -> Callable[[int], str]:
     return place
 
 
-def _count(path: Path, start: int) -> int:
+def _count(path: Found, start: int) -> int:
     """The number of lines that start before `start`, which is past the beginning of the file."""
     seen, left = 1, start - 1  # a line end in the last byte before `start` ends a line that is counted already
     for block in chunks(path):

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 from recipe_plugins.sources.config import CsvConfig, ParquetConfig
-from recipe_plugins.sources.files import Placed, chunks, lines, matching, revision, root_of
+from recipe_plugins.sources.files import Found, Placed, chunks, lines, matching, named, revision, root_of, stream
+from recipe_plugins.sources.remote import Remote
 from recipe_runner import BadRow, Piece, RecipeError, Row
 
 ROWS = 1_000
@@ -25,7 +26,7 @@ class Parquet:
     def __init__(self, config: ParquetConfig) -> None:
         self.config = config
 
-    def _files(self) -> list[Path]:
+    def _files(self) -> Sequence[Found]:
         return matching(self.config.path, (".parquet",))
 
     def revision(self) -> tuple[str, bool]:
@@ -36,35 +37,41 @@ class Parquet:
         """Row groups, in the order of the files' names."""
         root = root_of(self.config.path)
         return [
-            Piece(f"{file.relative_to(root).as_posix()}@{group}", (str(file), group))
+            Piece(f"{named(file, root)}@{group}", (file, group))
             for file in self._files()
-            for group in range(self._opened(file).num_row_groups)
+            for group in range(self._groups(file))
         ]
 
     def read(self, piece: Piece) -> Iterator[Row]:
         """The rows of a group."""
         path, group = piece.payload
-        file = self._opened(Path(path))
-        before = sum(file.metadata.row_group(n).num_rows for n in range(group))
-        columns = list(self.config.columns) or None
-        number = before
-        for batch in file.iter_batches(batch_size=ROWS, row_groups=[group], columns=columns):
-            for row in batch.to_pylist():
-                number += 1
-                yield Placed(row, lambda line: f"{path}: row {line}", number)
+        with self._opened(path) as file:
+            number = sum(file.metadata.row_group(n).num_rows for n in range(group))
+            columns = list(self.config.columns) or None
+            for batch in file.iter_batches(batch_size=ROWS, row_groups=[group], columns=columns):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield Placed(row, lambda line: f"{path}: row {line}", number)
 
-    def _opened(self, file: Path) -> Any:
+    def _groups(self, file: Found) -> int:
+        with self._opened(file) as found:
+            return int(found.num_row_groups)
+
+    @contextmanager
+    def _opened(self, file: Found) -> Iterator[Any]:
         import pyarrow
         import pyarrow.parquet
 
-        try:
-            found = pyarrow.parquet.ParquetFile(file)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise RecipeError(f"{file} is no readable Parquet file: {error}", next="fetch or write it again") from None
-        have = found.schema_arrow.names
-        if missing := [name for name in self.config.columns if name not in have]:
-            raise RecipeError(f"{file} has no column {missing[0]!r}", next=f"it has {', '.join(have)}")
-        return found
+        with stream(file) as data:
+            try:
+                found = pyarrow.parquet.ParquetFile(data if isinstance(file, Remote) else file)
+            except (pyarrow.ArrowException, OSError) as error:
+                what = f"{file} is no readable Parquet file: {error}"
+                raise RecipeError(what, next="fetch or write it again") from None
+            have = found.schema_arrow.names
+            if missing := [name for name in self.config.columns if name not in have]:
+                raise RecipeError(f"{file} has no column {missing[0]!r}", next=f"it has {', '.join(have)}")
+            yield found
 
 
 class Csv:
@@ -73,7 +80,7 @@ class Csv:
     def __init__(self, config: CsvConfig) -> None:
         self.config = config
 
-    def _files(self) -> list[Path]:
+    def _files(self) -> Sequence[Found]:
         return matching(self.config.path, (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.zst", ".tsv.zst"))
 
     def revision(self) -> tuple[str, bool]:
@@ -83,13 +90,13 @@ class Csv:
     def pieces(self) -> Sequence[Piece]:
         """Files, in the order of their names."""
         root = root_of(self.config.path)
-        return [Piece(file.relative_to(root).as_posix(), str(file)) for file in self._files()]
+        return [Piece(named(file, root), file) for file in self._files()]
 
     def read(self, piece: Piece) -> Iterator[Row | BadRow]:
         """One row a line of values; one with too many or too few of them is bad."""
         # The limit is the module's; it is only ever raised, since a document is longer than the 128 KB it starts at.
         csv.field_size_limit(max(csv.field_size_limit(), self.config.max_line))
-        reader = csv.reader(self._lines(Path(piece.payload)), delimiter=self.config.delimiter, strict=True)
+        reader = csv.reader(self._lines(piece.payload), delimiter=self.config.delimiter, strict=True)
         try:
             header = next(reader, None)
             if header is None:
@@ -100,7 +107,7 @@ class Csv:
                 f"{piece.payload}:{reader.line_num}: {error}", next="repair the file's quotes, or check `delimiter`"
             ) from None
 
-    def _rows(self, reader: Any, header: Sequence[str], path: str) -> Iterator[Row | BadRow]:
+    def _rows(self, reader: Any, header: Sequence[str], path: Found) -> Iterator[Row | BadRow]:
         for values in filter(None, reader):
             where = f"{path}:{reader.line_num}"
             if len(values) != len(header):
@@ -110,7 +117,7 @@ class Csv:
             else:
                 yield Placed(zip(header, values, strict=True), lambda line: f"{path}:{line}", reader.line_num)
 
-    def _lines(self, file: Path) -> Iterator[str]:
+    def _lines(self, file: Found) -> Iterator[str]:
         for number, (line, _) in enumerate(lines(chunks(file), self.config.max_line), 1):
             if line is None:
                 raise RecipeError(f"{file}:{number}: longer than max_line, {self.config.max_line:,} bytes",

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from recipe_plugins.sources.config import TextConfig
-from recipe_plugins.sources.files import chunks, matching, revision, root_of
+from recipe_plugins.sources.files import Found, chunks, matching, named, revision, root_of, size_of
 from recipe_runner import BadRow, Piece, Row
 
 PIECE = 16_000_000
@@ -25,24 +24,23 @@ class TextFiles:
 
     def pieces(self) -> Sequence[Piece]:
         """Runs of files, in the order of their names."""
-        groups: list[list[str]] = [[]]
+        groups: list[list[Found]] = [[]]
         size = 0
         for file in matching(self.config.path):
             if size >= PIECE:
                 groups.append([])
                 size = 0
-            groups[-1].append(str(file))
-            size += file.stat().st_size
+            groups[-1].append(file)
+            size += size_of(file)
         return [Piece(f"files-{number:06d}", group) for number, group in enumerate(groups)]
 
     def read(self, piece: Piece) -> Iterator[Row | BadRow]:
         """One row a file; its id is its relative name."""
         root = root_of(self.config.path)
-        for name in piece.payload:
-            file = Path(name)
+        for file in piece.payload:
             try:
                 text = b"".join(chunks(file)).decode("utf-8-sig")
             except UnicodeDecodeError:
-                yield BadRow(name, "not UTF-8")
+                yield BadRow(str(file), "not UTF-8")
                 continue
-            yield {"id": file.relative_to(root).as_posix(), "text": text}
+            yield {"id": named(file, root), "text": text}

@@ -13,11 +13,10 @@ import gzip
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from recipe_plugins.sources.config import WarcConfig
 from recipe_plugins.sources.extraction import Extractor
-from recipe_plugins.sources.files import chunks, matching, revision, root_of
+from recipe_plugins.sources.files import Found, chunks, matching, named, revision, root_of
 from recipe_runner import BadRow, Piece, RecipeError, Row
 
 HEADERS = 1 << 16
@@ -31,7 +30,7 @@ class Warc:
     def __init__(self, config: WarcConfig) -> None:
         self.config = config
 
-    def _files(self) -> list[Path]:
+    def _files(self) -> Sequence[Found]:
         return matching(self.config.path, (".warc", ".warc.gz", ".wet", ".wet.gz", ".warc.zst"))
 
     def revision(self) -> tuple[str, bool]:
@@ -41,11 +40,11 @@ class Warc:
     def pieces(self) -> Sequence[Piece]:
         """Files, in the order of their names."""
         root = root_of(self.config.path)
-        return [Piece(file.relative_to(root).as_posix(), str(file)) for file in self._files()]
+        return [Piece(named(file, root), file) for file in self._files()]
 
     def read(self, piece: Piece) -> Iterator[Row | BadRow]:
         """One row a page: `id`, `text`, and `url` and `date` in `meta`."""
-        file = Path(piece.payload)
+        file = piece.payload
         with Extractor(self.config.timeout) as extractor:
             for start, headers, content in records(file, self.config.max_page):
                 if headers.get("warc-type") not in ("response", "conversion"):
@@ -74,7 +73,7 @@ def _row(headers: Mapping[str, str], text: str, where: str) -> Row:
 # ── records ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def records(file: Path, longest: int) -> Iterator[tuple[int, dict[str, str], bytes | None]]:
+def records(file: Found, longest: int) -> Iterator[tuple[int, dict[str, str], bytes | None]]:
     """Offset (unpacked), headers in lower case and content of each record; None for one longer than `longest`."""
     stream = _Stream(file)
     while stream.skip_blank():
@@ -97,7 +96,7 @@ def parsed(block: bytes) -> dict[str, str]:
 class _Stream:
     """The unpacked bytes of a file, `at` of which are passed."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Found) -> None:
         self._file, self._chunks = file, chunks(file)
         self._held = bytearray()
         self.at = 0
