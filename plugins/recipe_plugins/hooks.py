@@ -11,7 +11,7 @@ from recipe_runner import Check, Component, Problem, hookimpl
 FOLDERS = (
     "curation", "tokeniser", "pretrain", "anneal", "sft", "lora", "preference", "grpo", "merge", "export",
     "evaluate", "architectures", "optimizers", "schedules", "adapters", "objectives", "rewards", "formats", "sources",
-    "filters", "launchers",
+    "filters", "launchers", "trackers",
 )  # fmt: skip
 
 

@@ -1,0 +1,62 @@
+"""Trackers: what they keep of a run, by their own libraries, where these are installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recipe_runner import Event, RecipeError
+from recipe_runner.testing.local import slot
+
+pytestmark = pytest.mark.slow
+
+
+def tell(tracker) -> None:
+    """A run whose stage is resumed after step 2, and tells step 3 twice."""
+    tracker.on_event(Event("run-started", data={"recipe": "tiny", "run": "r1"}, time=1.0))
+    for step, loss in ((1, 3.0), (2, 2.0), (3, 9.0)):
+        tracker.on_event(Event("metrics", "base", {"step": step, "loss": loss, "note": "text"}, time=10.0 + step))
+    tracker.on_event(Event("resumed", "base", {"step": 2}, time=20.0))
+    tracker.on_event(Event("metrics", "base", {"step": 3, "loss": 1.0}, time=21.0))
+    tracker.on_event(Event("stage-finished", "base", {"path": "", "seconds": 1.0}, time=22.0))
+    tracker.on_event(Event("run-finished", data={"status": "finished", "seconds": 1.0}, time=23.0))
+
+
+def test_tensorboard_reads_back_what_was_told(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tell(slot("tracker", {"use": "tensorboard", "folder": str(tmp_path)}).build())
+    read = EventAccumulator(str(tmp_path / "r1" / "base"))
+    read.Reload()
+    assert read.Tags()["scalars"] == ["loss"]
+    found = [(entry.step, entry.value, entry.wall_time) for entry in read.Scalars("loss")]
+    assert found == [(1, 3.0, 11.0), (2, 2.0, 12.0), (3, 1.0, 21.0)]  # the first third step is void
+
+
+def test_wandb_keeps_all_here(tmp_path):
+    pytest.importorskip("wandb")
+    tell(slot("tracker", {"use": "wandb", "project": "p", "folder": str(tmp_path)}).build())
+    kept = list(tmp_path.rglob("run-*.wandb"))
+    assert len(kept) == 1
+    assert kept[0].parent.name.startswith("offline-run-")
+    assert kept[0].stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_what_is_not_installed_says_how(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    for module in [module for module in sys.modules if module.startswith(("tensorboard.", "recipe_plugins.trackers."))]:
+        monkeypatch.delitem(sys.modules, module)
+    config = {"folder": "x", **({"project": "p"} if name == "wandb" else {})}
+    with pytest.raises(RecipeError, match=f"needs {name}, which is not installed"):
+        slot("tracker", {"use": name, **config}).build()
+
+
+def test_tensorboard_needs_no_torch():
+    pytest.importorskip("tensorboard")
+    code = "import sys, recipe_plugins.trackers.tensorboard; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path.cwd()).returncode == 0
