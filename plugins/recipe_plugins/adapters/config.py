@@ -49,7 +49,7 @@ class TargetsConfig(Config):
 
     targets: Annotated[
         Literal["all-linear", "attention"] | list[str],
-        Field(description="layers by the end of their name, or all of a sort; the head is never among all"),
+        Field(description="linear layers by the end of their name, or all of a sort, but never the head or experts"),
     ] = "all-linear"
 
 
