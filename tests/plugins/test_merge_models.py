@@ -265,6 +265,7 @@ def test_a_merge_of_models_is_a_whole_chat_model(chat, tiny_base, questions, tmp
     facts = found.facts["merge"]
     assert facts["loss"] == pytest.approx(facts["losses"]["chat"], abs=1e-4)
     assert facts["losses"]["chat"] < facts["losses"]["the base"]
+    assert [row[0] for row in found.facts["tables"][0]["rows"]] == ["merged", "of: chat", "of: the base"]
     assert found.digest == stage(tmp_path / "b", inputs, models, method, model="base", block=4096).digest
     assert chat.digest[:12] in (found.path / "README.md").read_text()
 

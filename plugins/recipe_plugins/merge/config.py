@@ -178,7 +178,7 @@ class MergeConfig(StageConfig):
     """An adapter and the model that it was trained on become one model, or several models do, by a method.
 
     Of an adapter: differences are the largest between two models' logits, on held-out conversations of `corpus`, or on
-    random tokens where there is none.
+    random tokens where there is none. Several adapters of one base: merge each, then `task-arithmetic` of the results.
     """
 
     model: Annotated[

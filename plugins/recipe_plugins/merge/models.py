@@ -52,7 +52,8 @@ def merge_models(ctx: StageContext, config: MergeConfig, use: Use[MergeMethod]) 
         path.replace(ctx.payload / path.name)
     shape = shape_of_folder(ctx.payload)
     facts = {"method": use.component.identity, "models": {name: a.digest for name, a in inputs.items()}, **losses}
-    ctx.note(merge=facts, vocab_size=len(tokenizer), shape=shape.facts() if shape else None)
+    tables = [_table(losses)] if losses else []
+    ctx.note(merge=facts, vocab_size=len(tokenizer), shape=shape.facts() if shape else None, tables=tables)
     write_card(ctx.folder, f"{use.component.name} merge of {', '.join(artifacts)}", inputs, {"method": facts["method"]})
 
 
@@ -133,6 +134,16 @@ def _measured(ctx: StageContext, config: MergeConfig, merged: Model, models: Map
 
     losses = {name: _with(ctx, config, artifact, loss) for name, artifact in models.items()}
     return {"loss": _with(ctx, config, merged, loss), "losses": losses}
+
+
+def _table(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """The losses, for people; the result first."""
+    rows = {"merged": measured["loss"], **{f"of: {name}": loss for name, loss in measured["losses"].items()}}
+    return {
+        "title": "merged models",
+        "columns": ["model", "held-out answers, nats a token"],
+        "rows": [[name, "not measured" if loss is None else f"{loss:.4f}"] for name, loss in rows.items()],
+    }
 
 
 def _with(ctx: StageContext, config: MergeConfig, artifact: Artifact, use: Callable[[Any], Any]) -> Any:

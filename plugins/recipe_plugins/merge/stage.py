@@ -91,7 +91,12 @@ class MergeStage:
             path.replace(ctx.payload / path.name)
         write_rest(base.payload, ctx.payload, tokenizer, stops(renderer) if renderer else ())
         shape = shape_of_folder(ctx.payload)
-        ctx.note(merge=facts, vocab_size=len(tokenizer), shape=shape.facts() if shape else None)
+        ctx.note(
+            merge=facts,
+            vocab_size=len(tokenizer),
+            shape=shape.facts() if shape else None,
+            tables=[_table(reference, candidates, best)],
+        )
         told = {name: value for name, value in facts.items() if name != "candidates" and value is not None}
         write_card(ctx.folder, "an adapter merged into its base", {"base": base, "adapter": adapter}, told)
 
@@ -224,4 +229,18 @@ def _facts(reference: Reference, candidates: list[Candidate], best: Candidate, q
         "adapter_loss": reference.seen.loss,
         "difference": best.difference,
         "candidates": measured,
+    }
+
+
+def _table(reference: Reference, candidates: list[Candidate], best: Candidate) -> dict[str, Any]:
+    """What each of the merged models is worth beside base and adapter, for people; the first one is kept."""
+    ordered = sorted(candidates, key=lambda candidate: candidate is not best)
+    shown = [("base and adapter", 0.0, reference.seen.loss)]
+    shown += [(f"into the {part.base} weights", part.difference, part.loss) for part in ordered]
+    return {
+        "title": f"merged; the adapter moves logits by {reference.effect:.3g}",
+        "columns": ["model", "logits apart", "held-out answers, nats a token"],
+        "rows": [
+            [name, f"{apart:.3g}", "not measured" if loss is None else f"{loss:.4f}"] for name, apart, loss in shown
+        ],
     }
