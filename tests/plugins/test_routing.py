@@ -78,3 +78,37 @@ def test_a_mixture_of_experts_pretrains_evenly_and_tells_it(tmp_path, pretrainin
     assert last[1.0]["balance"] < min(1.1, last[1e-9]["balance"])
     assert last[1.0]["expert_load_max"] < last[1e-9]["expert_load_max"]
     assert last[1.0]["experts_unused"] == 0
+
+
+def test_a_mixture_of_experts_that_was_stopped_goes_on_bit_for_bit(tmp_path, pretraining, tiny_corpus, tiny_tokeniser):
+    from recipe_runner import Interrupted
+    from recipe_runner.identity import folder_files
+    from recipe_runner.testing import LocalContext
+    from recipe_runner.testing.local import slot
+
+    class Stopping(LocalContext):
+        def metrics(self, step, **values):
+            super().metrics(step, **values)
+            self.stop = step == 3
+
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8}
+    routed = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "router_aux_loss_coef": 0.1}
+    config = pretraining(architecture={"use": "qwen3-moe", **shape, **routed}, budget={"steps": 6})
+    inputs = {"corpus": tiny_corpus, "tokeniser": tiny_tokeniser}
+    straight, first, second = (
+        kind(tmp_path / name, inputs=inputs)
+        for kind, name in ((LocalContext, "straight"), (Stopping, "cut"), (LocalContext, "cut"))
+    )
+    stage = slot("stage", {"use": "pretrain", **config})
+    stage.build().run(straight)
+    with pytest.raises(Interrupted):
+        stage.build().run(first)
+    stage.build().run(second)
+    assert second.facts["training"]["steps"] == 6
+    told = [
+        [{name: value for name, value in row.items() if name != "tokens_per_second"} for row in rows]
+        for rows in (first.rows + second.rows, straight.rows)
+    ]
+    assert told[0] == told[1]
+    assert 0 < len(first.rows) < 6
+    assert folder_files(second.payload) == folder_files(straight.payload)
