@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from recipe_plugins.launchers.local import _first_failure
+from recipe_plugins.launchers.local import first_failure
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -17,4 +17,4 @@ def test_a_rank_that_was_killed_is_what_happened(order):
     ranks = [subprocess.Popen(["sh", "-c", command]) for command in commands]
     for rank in ranks:
         rank.wait()
-    assert _first_failure(ranks) == -signal.SIGKILL
+    assert first_failure(ranks) == -signal.SIGKILL

@@ -11,4 +11,11 @@ COMPONENTS = [
         target="recipe_plugins.launchers.local:Local",
         summary="the ranks are processes of this machine",
     ),
+    Component(
+        kind="launcher",
+        name="torchrun",
+        target="recipe_plugins.launchers.torchrun:Torchrun",
+        config="recipe_plugins.launchers.config:TorchrunConfig",
+        summary="the ranks are on several machines, by torchrun over ssh or the like",
+    ),
 ]

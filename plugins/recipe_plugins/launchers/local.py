@@ -45,14 +45,14 @@ class Local:
                         stdin=subprocess.DEVNULL,
                     )
                 )  # fmt: skip
-            return _first_failure(ranks)
+            return first_failure(ranks)
         finally:
             for process in ranks:
                 process.kill()
                 process.wait()
 
 
-def _first_failure(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
+def first_failure(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
     """0 when all ranks have ended well; else the status of the first that has not.
 
     Of ranks that fail together, one that a signal killed comes first: the others fail because it is gone.
