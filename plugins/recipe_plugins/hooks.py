@@ -9,7 +9,7 @@ from typing import Any
 from recipe_runner import Check, Component, Problem, hookimpl
 
 FOLDERS = (
-    "curation", "tokeniser", "pretrain", "anneal", "sft", "lora", "preference", "grpo", "merge", "export",
+    "curation", "tokeniser", "pretrain", "anneal", "sft", "lora", "preference", "reward", "grpo", "merge", "export",
     "evaluate", "architectures", "optimizers", "schedules", "adapters", "objectives", "rewards", "formats", "sources",
     "filters", "launchers", "trackers",
 )  # fmt: skip

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _HOME = {
     name: module
     for module, names in {
-        "artifacts": "Adapter Artifact Corpus Evaluation Model Tokeniser",
+        "artifacts": "Adapter Artifact Corpus Evaluation Model RewardModel Tokeniser",
         "components": "Component Config Count Execution File Input Place Ref Registry Share Size Slot Use",
         "contract": "Architecture BadRow Branch Counts Estimate Event ExecutionConfig Filter Format GlobalFilter Known "
         "KnownInput Launcher OneByOne Optimizer ParamGroup Piece Record RecordFilter Row Schedule Source Stage "
@@ -68,6 +68,7 @@ __all__ = [
     "RecordFilter",
     "Ref",
     "Registry",
+    "RewardModel",
     "Row",
     "Schedule",
     "Share",

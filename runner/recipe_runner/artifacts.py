@@ -93,6 +93,12 @@ class Adapter(Artifact):
     type = "adapter"
 
 
+class RewardModel(Artifact):
+    """`payload/` loads with `AutoModelForSequenceClassification` (one label) and `AutoTokenizer`."""
+
+    type = "reward-model"
+
+
 class Evaluation(Artifact):
     """`payload/results.json`."""
 
@@ -103,5 +109,7 @@ class Evaluation(Artifact):
         return json.loads((self.payload / "results.json").read_text(encoding="utf-8"))
 
 
-TYPES: Mapping[str, type[Artifact]] = {cls.type: cls for cls in (Corpus, Tokeniser, Model, Adapter, Evaluation)}
+TYPES: Mapping[str, type[Artifact]] = {
+    cls.type: cls for cls in (Corpus, Tokeniser, Model, Adapter, RewardModel, Evaluation)
+}
 """The artifact types, by the name that stands in a manifest."""

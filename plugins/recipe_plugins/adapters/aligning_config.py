@@ -1,4 +1,4 @@
-"""What `preference` and `grpo` share in their settings: a model that learns, whole or through an adapter."""
+"""What the stages that learn from judged answers share in their settings."""
 
 from __future__ import annotations
 
@@ -12,38 +12,26 @@ from recipe_plugins.training.estimate import UNKNOWN, adapter_estimate, known_sh
 from recipe_runner import Adapter, Artifact, Corpus, Estimate, Input, Known, Model, Ref, Share, Slot, Use
 
 
-class AligningConfig(TrainingConfig):
-    """A model that learns what answers are wanted."""
+class JudgedConfig(TrainingConfig):
+    """A model, and a corpus of answers to prompts."""
 
     model: Annotated[Ref, Input((Model,))]
     corpus: Annotated[Ref, Input((Corpus,))]
-    adapter: Annotated[
-        Annotated[Use[AdapterMethod], Slot("adapter")] | None,
-        Field(description="what trains beside the frozen model; left out, every weight of the model trains"),
-    ] = None
     template: Annotated[
         Literal["model", "chatml"], Field(description="the chat template: the model's own, or ours in its place")
     ] = "model"
     max_dropped: Annotated[Share, Field(description="share of records that may be dropped")] = 0.01
-    samples: Annotated[int, Field(ge=0, description="held-out prompts answered before and after")] = 3
-    max_new_tokens: Annotated[int, Field(ge=1, description="of an answer that the model gives")] = 64
 
     @model_validator(mode="after")
-    def _in_rows(self) -> AligningConfig:
+    def _in_rows(self) -> JudgedConfig:
         if self.budget.steps is None and self.budget.epochs is None:
             raise ValueError("budget: rows are of different lengths here, so give it in epochs or steps")
         return self
 
-    def produces(self) -> type[Artifact]:
-        """An adapter, or the model."""
-        return Model if self.adapter is None else Adapter
-
     def estimate(self, known: Known) -> Estimate:
-        """From the model's shape, as if every row were one of `sequence_length` tokens."""
+        """From the model's shape, as if every row were one of `sequence_length` tokens, and every weight trained."""
         shape = known_shape(known, "model")
         optimizer: Any = self.optimizer.config
-        if self.adapter is not None:
-            return UNKNOWN if shape is None else adapter_estimate(self, shape, self.adapter.config, optimizer)
         parameters = shape.parameters if shape else known.fact("model", "parameters")
         return training_estimate(
             self,
@@ -52,3 +40,25 @@ class AligningConfig(TrainingConfig):
             vocab_size=known.fact("model", "vocab_size"),
             state_bytes=None if parameters is None else optimizer.state_bytes(parameters),
         )
+
+
+class AligningConfig(JudgedConfig):
+    """A model that learns what answers are wanted, whole or through an adapter."""
+
+    adapter: Annotated[
+        Annotated[Use[AdapterMethod], Slot("adapter")] | None,
+        Field(description="what trains beside the frozen model; left out, every weight of the model trains"),
+    ] = None
+    samples: Annotated[int, Field(ge=0, description="held-out prompts answered before and after")] = 3
+    max_new_tokens: Annotated[int, Field(ge=1, description="of an answer that the model gives")] = 64
+
+    def produces(self) -> type[Artifact]:
+        """An adapter, or the model."""
+        return Model if self.adapter is None else Adapter
+
+    def estimate(self, known: Known) -> Estimate:
+        """From the model's shape, as if every row were one of `sequence_length` tokens."""
+        if self.adapter is None:
+            return super().estimate(known)
+        shape, optimizer = known_shape(known, "model"), self.optimizer.config
+        return UNKNOWN if shape is None else adapter_estimate(self, shape, self.adapter.config, optimizer)

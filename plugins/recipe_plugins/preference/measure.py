@@ -2,46 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 from recipe_plugins.objectives.config import Answers, Objective
-from recipe_plugins.preference.trainer import accuracy
-from recipe_plugins.training.answers import conversations
-from recipe_plugins.training.conversations import IGNORED, Renderer
-from recipe_plugins.training.log_probs import Document
-from recipe_plugins.training.pairs import Answer, judged_answers
-from recipe_runner import Corpus, Record
-
-
-@dataclass(frozen=True, slots=True)
-class Heldout:
-    """The held-out answers of one domain; `paired` says whether they are pairs or single answers."""
-
-    records: Sequence[Record]
-    answers: Sequence[Sequence[Answer]]
-    paired: bool
-
-    @property
-    def documents(self) -> list[Document]:
-        """The chosen and then the rejected conversations, or the single ones."""
-        sides = range(2 if self.paired else 1)
-        return [answers[side].document for side in sides for answers in self.answers]
-
-
-def heldout(corpus: Corpus, renderer: Renderer, *, limit: int, sequence_length: int) -> dict[str, Heldout]:
-    """Up to `limit` records of each domain, always the same ones; what cannot be used is not among them."""
-    found = {}
-    for domain, records in conversations(corpus, "heldout", limit=limit).items():
-        paired = all("rejected" in record.meta.get("preference", {}) for record in records)
-        answers, _ = judged_answers(records, renderer, paired=paired, sequence_length=sequence_length)
-        if answers:
-            found[domain] = Heldout(records, answers, paired)
-    return found
+from recipe_plugins.training.conversations import IGNORED
+from recipe_plugins.training.log_probs import ahead
+from recipe_plugins.training.pairs import Heldout
 
 
 def told(objective: Objective, domain: Heldout, log_probs: np.ndarray, reference: np.ndarray) -> dict[str, float]:
@@ -58,8 +28,8 @@ def told(objective: Objective, domain: Heldout, log_probs: np.ndarray, reference
             "reward_chosen": chosen.mean(),
             "reward_rejected": rejected.mean(),
             "reward_margin": (chosen - rejected).mean(),
-            "reward_accuracy": accuracy(chosen - rejected).mean(),
-            "likelier": accuracy(likelier[0] - likelier[1]).mean(),
+            "reward_accuracy": ahead(chosen - rejected).mean(),
+            "likelier": ahead(likelier[0] - likelier[1]).mean(),
         }
     else:
         wanted = torch.tensor([answers[0].desirable for answers in domain.answers])

@@ -6,9 +6,7 @@ before anything is trained, kept beside the checkpoints, and read again on resum
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +22,12 @@ from recipe_plugins.training.conversations import Renderer
 from recipe_plugins.training.generation import replies
 from recipe_plugins.training.log_probs import Document, log_probs_of
 from recipe_plugins.training.once import once
-from recipe_plugins.training.pairs import Documents, ExampleRows, examples_of, judged_answers, write_examples
-from recipe_plugins.training.preparation import within
-from recipe_runner import Corpus, Interrupted, Record, StageContext
+from recipe_plugins.training.pairs import Documents, ExampleRows, Heldout, heldout_answers, stored_examples
+from recipe_runner import Interrupted, Record, StageContext
 
 CHUNK = 2048
 """Documents whose reference is computed at one go: a kill loses no more than that."""
-Heldout = Mapping[str, measure.Heldout]
+ByDomain = Mapping[str, Heldout]
 
 
 class PreferenceStage:
@@ -47,8 +44,9 @@ class PreferenceStage:
         machine.set_threads(config.execution)
         learner = Learner(ctx, config)
         corpus, renderer, length = learner.corpus, learner.renderer, config.sequence_length
-        folder = self._prepared(ctx, corpus, renderer)
-        heldout = measure.heldout(corpus, renderer, limit=config.heldout_pairs, sequence_length=length)
+        paired, most = self.about.takes == "pairs", config.max_dropped
+        folder = stored_examples(ctx, corpus, renderer, paired=paired, sequence_length=length, max_dropped=most)
+        heldout = heldout_answers(corpus, renderer, limit=config.heldout_pairs, sequence_length=length)
         if not heldout and config.heldout_pairs:
             ctx.warn("the corpus has no held-out judgement, so margins are not measured")
         model = learner.load()
@@ -61,27 +59,6 @@ class PreferenceStage:
         found, samples = self._measured(model, renderer, heldout, before)
         learner.note(model, result, measure.table(found), preference=found, samples=samples)
         learner.save(model)
-
-    # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _prepared(self, ctx: StageContext, corpus: Corpus, renderer: Renderer) -> Path:
-        """The folder of the examples; writes `preparation.json` beside the payload and notes it."""
-        config = self.config
-
-        def write(folder: Path) -> dict[str, Any]:
-            paired, length = self.about.takes == "pairs", config.sequence_length
-            kept, report = judged_answers(_records(corpus), renderer, paired=paired, sequence_length=length)
-            within(report, length, config.max_dropped)
-            examples = examples_of(kept, paired=paired, sequence_length=length)
-            write_examples(examples, folder)
-            return {**report.as_json(), "examples": len(examples)}
-
-        folder, report = once(ctx, "examples", write)
-        ctx.note(preparation=report)
-        if ctx.rank == 0:
-            text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-            (ctx.folder / "preparation.json").write_text(text, encoding="utf-8")
-        return folder
 
     # ── what the model as it came thinks ─────────────────────────────────────────────────────────────────────────
 
@@ -114,7 +91,7 @@ class PreferenceStage:
             parts.append(np.load(folder / "log_probs.npy"))
         return np.concatenate(parts)
 
-    def _before(self, ctx: StageContext, model: Any, renderer: Renderer, heldout: Heldout) -> dict[str, Any]:
+    def _before(self, ctx: StageContext, model: Any, renderer: Renderer, heldout: ByDomain) -> dict[str, Any]:
         """What the model as it came thinks of the held-out answers, and what it answers itself."""
 
         def write(folder: Path) -> dict[str, Any]:
@@ -123,19 +100,19 @@ class PreferenceStage:
 
         return once(ctx, "before", write)[1]
 
-    def _answers(self, model: Any, renderer: Renderer, heldout: Heldout) -> list[str]:
+    def _answers(self, model: Any, renderer: Renderer, heldout: ByDomain) -> list[str]:
         prompts = [_prompt(record) for record in self._shown(heldout)]
         given = replies(model, renderer, prompts, limit=self.config.max_new_tokens)
         return [reply.text + ("" if reply.ended else " …") for reply in given]
 
-    def _shown(self, heldout: Heldout) -> list[Record]:
+    def _shown(self, heldout: ByDomain) -> list[Record]:
         records = [record for domain in heldout.values() for record in domain.records if "tools" not in record.meta]
         return records[: self.config.samples]
 
     # ── telling about it ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _measured(
-        self, model: Any, renderer: Renderer, heldout: Heldout, before: dict[str, Any]
+        self, model: Any, renderer: Renderer, heldout: ByDomain, before: dict[str, Any]
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Facts of held-out answers, and answers to held-out prompts, before and after."""
         found: dict[str, Any] = {}
@@ -149,10 +126,6 @@ class PreferenceStage:
             }
         samples = zip(self._shown(heldout), before["samples"], self._answers(model, renderer, heldout), strict=True)
         return found, [_sample(*sample) for sample in samples]
-
-
-def _records(corpus: Corpus) -> Iterator[Record]:
-    return chain.from_iterable(corpus.read(domain, "train") for domain in corpus.domains("train"))
 
 
 def _prompt(record: Record) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import torch
 from transformers import Trainer
 
 from recipe_plugins.objectives.config import Answers, Judged, Objective, Pairs
-from recipe_plugins.training.log_probs import answer_log_probs, padded
+from recipe_plugins.training.log_probs import ahead, answer_log_probs, padded
 from recipe_plugins.training.trainer import RecipeTrainerMixin
 
 MODEL_INPUTS = ("input_ids", "labels", "position_ids")
@@ -95,7 +95,7 @@ class PreferenceTrainer(RecipeTrainerMixin, Trainer):
         if isinstance(batch, Pairs):
             margins = self.objective.rewards(batch.chosen) - self.objective.rewards(batch.rejected)
             zero = margins.new_zeros(())
-            return torch.stack([margins.sum(), accuracy(margins).sum(), zero, zero])
+            return torch.stack([margins.sum(), ahead(margins).sum(), zero, zero])
         rewards, wanted = self.objective.rewards(batch.answers), batch.desirable.float()
         return torch.stack([(rewards * wanted).sum(), wanted.sum(), (rewards * (1 - wanted)).sum(), (1 - wanted).sum()])
 
@@ -107,8 +107,3 @@ class PreferenceTrainer(RecipeTrainerMixin, Trainer):
             return {"reward_margin": sums[0] / self.job.batch_size, "reward_accuracy": sums[1] / self.job.batch_size}
         wanted, unwanted = sums[1], sums[3]
         return {"reward_margin": sums[0] / wanted - sums[2] / unwanted} if wanted and unwanted else {}
-
-
-def accuracy(margins: torch.Tensor) -> torch.Tensor:
-    """1 where the chosen answer is worth more, 1/2 where both are worth the same, else 0; fp32 (n,)."""
-    return (margins > 0).float() + 0.5 * (margins == 0).float()

@@ -15,12 +15,12 @@ Document = tuple[np.ndarray, np.ndarray]
 """A conversation's `input_ids` and `labels`, both int32 (tokens,); -100 where nothing is learned; not shifted."""
 
 
-def padded(documents: Sequence[Document]) -> dict[str, torch.Tensor]:
+def padded(documents: Sequence[Document], pad: int = 0) -> dict[str, torch.Tensor]:
     """`input_ids`, `labels` and `position_ids`, int64 (documents, longest), padded at the end, where causal attention
-    never sees it."""
+    never sees it, with `pad`."""
     longest = max(len(ids) for ids, _ in documents)
     shape = (len(documents), longest)
-    ids, labels = np.zeros(shape, np.int64), np.full(shape, IGNORED, np.int64)
+    ids, labels = np.full(shape, pad, np.int64), np.full(shape, IGNORED, np.int64)
     for row, (tokens, learned) in enumerate(documents):
         ids[row, : len(tokens)], labels[row, : len(tokens)] = tokens, learned
     positions = torch.arange(longest).expand(shape).contiguous()
@@ -72,3 +72,8 @@ def log_probs_of(
             found[numbers] = answer_log_probs(model, **batch)[0].cpu().numpy()
         after_batch(start + len(numbers))
     return found
+
+
+def ahead(margins: torch.Tensor) -> torch.Tensor:
+    """1 where the better answer is worth more, 1/2 where both are worth the same, else 0; fp32, of `margins`' shape."""
+    return (margins > 0).float() + 0.5 * (margins == 0).float()

@@ -10,17 +10,21 @@ prompt, from which the distance to the reference is estimated.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from recipe_plugins.training.answers import conversations
 from recipe_plugins.training.conversations import Encoded, Renderer, Unusable
 from recipe_plugins.training.log_probs import Document
-from recipe_plugins.training.preparation import Report, count
-from recipe_runner import RecipeError, Record
+from recipe_plugins.training.once import once
+from recipe_plugins.training.preparation import Report, count, within
+from recipe_runner import Corpus, RecipeError, Record, StageContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +87,9 @@ def examples_of(kept: Sequence[Sequence[Answer]], *, paired: bool, sequence_leng
 def _encoded(records: Iterable[Record], renderer: Renderer, paired: bool) -> Iterator[list[Answer | Unusable]]:
     """For each record its answers: the chosen and the rejected one, or its only one."""
     asked = [(record, _conversations(record, paired)) for record in records]
-    found = renderer.encode(conversation for _, conversations in asked for conversation in conversations)
-    for record, conversations in asked:
-        good = [bool(record.meta["preference"].get("desirable", number == 0)) for number in range(len(conversations))]
+    found = renderer.encode(talk for _, talks in asked for talk in talks)
+    for record, talks in asked:
+        good = [bool(record.meta["preference"].get("desirable", number == 0)) for number in range(len(talks))]
         yield [_answer(next(found), record, wanted) for wanted in good]
 
 
@@ -101,8 +105,8 @@ def _conversations(record: Record, paired: bool) -> list[Record]:
         return [record, Record(record.id, messages=other, meta=record.meta)]
     if paired:
         raise RecipeError(
-            f"record {record.id} of the corpus is a single answer, and the objective takes pairs",
-            next="set objective: kto, which takes single answers, or bring pairs with `format: preference`",
+            f"record {record.id} of the corpus is a single answer, and this stage as it is set takes pairs",
+            next="bring pairs with `format: preference`; single answers are for `preference` with `objective: kto`",
         )
     return [record]
 
@@ -165,6 +169,32 @@ def _behind(answer: Answer, other: Answer) -> Document:
     return np.concatenate([ids[head], others[tail]]), np.concatenate([labels[head], learned[tail]])
 
 
+@dataclass(frozen=True, slots=True)
+class Heldout:
+    """The held-out answers of one domain; `paired` says whether they are pairs or single answers."""
+
+    records: Sequence[Record]
+    answers: Sequence[Sequence[Answer]]
+    paired: bool
+
+    @property
+    def documents(self) -> list[Document]:
+        """The chosen and then the rejected conversations, or the single ones."""
+        sides = range(2 if self.paired else 1)
+        return [answers[side].document for side in sides for answers in self.answers]
+
+
+def heldout_answers(corpus: Corpus, renderer: Renderer, *, limit: int, sequence_length: int) -> dict[str, Heldout]:
+    """Up to `limit` records of each domain, always the same ones; what cannot be used is not among them."""
+    found = {}
+    for domain, records in conversations(corpus, "heldout", limit=limit).items():
+        paired = all("rejected" in record.meta.get("preference", {}) for record in records)
+        answers, _ = judged_answers(records, renderer, paired=paired, sequence_length=sequence_length)
+        if answers:
+            found[domain] = Heldout(records, answers, paired)
+    return found
+
+
 # ── on disk ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -175,6 +205,31 @@ def write_examples(examples: Sequence[Example], folder: Path) -> None:
     np.save(folder / "labels.npy", np.concatenate([labels for _, labels in documents]))
     np.save(folder / "ends.npy", np.cumsum([len(ids) for ids, _ in documents], dtype=np.int64))
     np.save(folder / "desirable.npy", np.array([example.desirable for example in examples]))
+
+
+def stored_examples(
+    ctx: StageContext, corpus: Corpus, renderer: Renderer, *, paired: bool, sequence_length: int, max_dropped: float
+) -> Path:
+    """The folder of the training split's examples, made now or by an earlier attempt.
+
+    Writes `preparation.json` beside the payload, and notes it as `preparation`. Raises `RecipeError` if more than the
+    share `max_dropped` of the records is dropped.
+    """
+    records = chain.from_iterable(corpus.read(domain, "train") for domain in corpus.domains("train"))
+
+    def write(folder: Path) -> dict[str, Any]:
+        kept, report = judged_answers(records, renderer, paired=paired, sequence_length=sequence_length)
+        within(report, sequence_length, max_dropped)
+        examples = examples_of(kept, paired=paired, sequence_length=sequence_length)
+        write_examples(examples, folder)
+        return {**report.as_json(), "examples": len(examples)}
+
+    folder, report = once(ctx, "examples", write)
+    ctx.note(preparation=report)
+    if ctx.rank == 0:
+        text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+        (ctx.folder / "preparation.json").write_text(text, encoding="utf-8")
+    return folder
 
 
 class Documents(Sequence[Document]):

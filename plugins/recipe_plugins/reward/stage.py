@@ -1,0 +1,94 @@
+"""The stage `reward`: a model that says how good an answer is. Limit: every weight trains; no adapters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from recipe_plugins.reward.config import RewardConfig
+from recipe_plugins.reward.model import rewards_of, with_head
+from recipe_plugins.reward.trainer import RewardTrainer
+from recipe_plugins.training import tuning
+from recipe_plugins.training.config import micro_batch
+from recipe_plugins.training.conversations import renderer_of
+from recipe_plugins.training.estimate import Shape, shape_of_folder, training_facts
+from recipe_plugins.training.loading import load_tokenizer, save_model
+from recipe_plugins.training.log_probs import ahead
+from recipe_plugins.training.machine import device, set_threads
+from recipe_plugins.training.pairs import Documents, ExampleRows, Heldout, heldout_answers, stored_examples
+from recipe_plugins.training.run import TrainResult, train
+from recipe_runner import Corpus, StageContext
+
+
+class RewardStage:
+    """See the module's text."""
+
+    def __init__(self, config: RewardConfig) -> None:
+        self.config = config
+
+    def run(self, ctx: StageContext) -> None:
+        """Prepare pairs, train, measure held-out pairs, save."""
+        config, length = self.config, self.config.sequence_length
+        set_threads(config.execution)
+        start, corpus = ctx.open(config.model), ctx.open(config.corpus)
+        assert isinstance(corpus, Corpus)
+        tokenizer = load_tokenizer(ctx, start)
+        renderer = renderer_of(tokenizer, config.template)
+        most = config.max_dropped
+        folder = stored_examples(ctx, corpus, renderer, paired=True, sequence_length=length, max_dropped=most)
+        heldout = heldout_answers(corpus, renderer, limit=config.heldout_pairs, sequence_length=length)
+        rows = ExampleRows(folder, np.zeros(len(Documents(folder)), np.float32))
+        model = with_head(ctx, start, renderer)
+        result = train(
+            ctx,
+            config,
+            model,
+            rows,
+            tokenizer,
+            steps=config.resolved_steps(rows=len(rows)),
+            optimizer=config.optimizer,
+            digests={"model": start.digest, "corpus": corpus.digest},
+            trainer=RewardTrainer,
+        )
+        if ctx.rank:
+            return
+        found = {name: self._measured(model, domain) for name, domain in heldout.items() if domain.paired}
+        if not found and config.heldout_pairs:
+            ctx.warn("the corpus has no held-out pair, so accuracy is not measured")
+        shape = shape_of_folder(start.payload)
+        facts = self._facts(result, shape, tuning.sizes_of(model).parameters, len(tokenizer))
+        tables = [*facts.pop("tables"), _table(found)]
+        ctx.note(steps=result.steps, loss=result.loss, reward=found, tables=tables, **facts)
+        save_model(model, tokenizer, ctx.payload)
+
+    def _measured(self, model: Any, domain: Heldout) -> dict[str, float]:
+        """Means over held-out pairs; accuracy counts a tie as half."""
+        rows_at_once, _ = micro_batch(self.config, 1)
+        found = rewards_of(
+            model,
+            domain.documents,
+            rows_at_once=rows_at_once,
+            device=device(self.config.execution),
+            bf16=self.config.precision != "fp32",
+        )
+        margins = found.chunk(2)[0] - found.chunk(2)[1]
+        means = {"margin": margins.mean(), "accuracy": ahead(margins).mean()}
+        return {"pairs": len(margins), **{name: round(float(mean), 6) for name, mean in means.items()}}
+
+    def _facts(self, result: TrainResult, shape: Shape | None, parameters: int, vocab_size: int) -> dict[str, Any]:
+        optimizer: Any = self.config.optimizer.config
+        return training_facts(
+            tokens=result.tokens,
+            parameters=parameters,
+            trainable=parameters,
+            shape=shape,
+            vocab_size=vocab_size,
+            state_bytes=optimizer.state_bytes(parameters),
+            tokens_per_second=result.tokens_per_second,
+        )
+
+
+def _table(found: dict[str, dict[str, float]]) -> dict[str, Any]:
+    rows = [[domain, entry["pairs"], entry["margin"], entry["accuracy"]] for domain, entry in found.items()]
+    return {"title": "held-out pairs", "columns": ["", "pairs", "margin", "accuracy"], "rows": rows}

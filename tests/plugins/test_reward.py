@@ -1,0 +1,107 @@
+"""The stage `reward`: a head that tells better answers from worse ones, and is the same wherever it is loaded."""
+
+from __future__ import annotations
+
+import pytest
+
+from recipe_runner import Interrupted, RecipeError, RewardModel
+from recipe_runner.identity import folder_files
+from recipe_runner.testing import LocalContext, make, slot
+
+from .conftest import TUNING, turn, write_conversations
+
+pytestmark = pytest.mark.slow
+LETTERS = "abcdefghijkl"
+CONFIG = {
+    **TUNING, "model": "chat", "corpus": "pairs", "sequence_length": 64, "batch_size": 8, "budget": {"steps": 30},
+    "optimizer": {"use": "adamw", "lr": 3e-3, "weight_decay": 0.0},
+}  # fmt: skip
+
+
+def _pair(question: str, chosen: str, rejected: str) -> dict:
+    return turn(question, chosen, preference={"prompt": 1, "rejected": turn("", rejected)["messages"][1:]})
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """The better answer says `Near`; 121 pairs to learn, 11 held out."""
+    rows = [_pair(f"Where is {a}{b} kept?", f"Near {a}.", f"With {b}.") for a in LETTERS for b in LETTERS if a != b]
+    split = {"train": [row for row in rows if row not in rows[5::12]], "heldout": rows[5::12]}
+    return write_conversations(tmp_path_factory.mktemp("pairs"), {"places": split})
+
+
+@pytest.fixture(scope="module")
+def trained(chat, pairs, tmp_path_factory):
+    return make("reward", CONFIG, tmp_path_factory.mktemp("trained"), inputs={"chat": chat, "pairs": pairs})
+
+
+def test_held_out_pairs_are_told_apart(trained):
+    assert isinstance(trained, RewardModel)
+    found = trained.facts["reward"]["places"]
+    assert found["pairs"] == 11
+    assert found["accuracy"] > 0.9
+    assert found["margin"] > 0.5
+    assert trained.facts["preparation"]["rows"] == {"read": 121, "kept": 121, "truncated": 0}
+
+
+def test_before_it_is_trained_the_loss_is_ln_2(chat, pairs, tmp_path):
+    context = LocalContext(tmp_path, inputs={"chat": chat, "pairs": pairs})
+    slot("stage", {"use": "reward", **CONFIG, "budget": {"steps": 2}}).build().run(context)
+    assert context.rows[0]["loss"] == pytest.approx(0.693147, abs=1e-6)
+    assert context.rows[0]["reward_accuracy"] == 0.5
+    assert context.rows[1]["loss"] < 0.6931
+
+
+def test_the_payload_gives_each_conversation_the_reward_at_its_end_whatever_is_beside_it(trained):
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from recipe_plugins.reward.model import rewards_of, until_the_end
+    from recipe_plugins.training.pairs import Documents
+
+    model = AutoModelForSequenceClassification.from_pretrained(trained.payload, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(trained.payload)
+    documents = [*Documents(trained.path / "work/examples")[:3], *Documents(trained.path / "work/examples")[40:43]]
+    given = {"rows_at_once": 6, "device": torch.device("cpu"), "bf16": False}
+    together = rewards_of(model, documents, **given)
+    for document, reward in zip(documents, together, strict=True):
+        ids = torch.tensor(until_the_end(document)[0]).long()[None]
+        assert tokenizer.decode(ids[0, -1:]) == "<|im_end|>"
+        with torch.no_grad():
+            hidden = model.model(input_ids=ids).last_hidden_state[0, -1]
+            assert float(reward) == pytest.approx(float(model.score(hidden)), abs=1e-5)
+            assert float(reward) == pytest.approx(float(model(input_ids=ids).logits), abs=1e-5)
+
+
+def test_micro_batches_do_not_change_the_step(chat, pairs, tmp_path):
+    rows = []
+    for size in (8, 3):
+        context = LocalContext(tmp_path / str(size), inputs={"chat": chat, "pairs": pairs})
+        execution = {**CONFIG["execution"], "micro_batch": size}
+        changes = {"budget": {"steps": 3}, "heldout_pairs": 0, "execution": execution}
+        slot("stage", {"use": "reward", **CONFIG, **changes}).build().run(context)
+        rows.append([(row["loss"], row["grad_norm"], row["reward_margin"]) for row in context.rows])
+    for one, other in zip(*rows, strict=True):
+        assert one == pytest.approx(other, rel=2e-3, abs=1e-6)
+
+
+class Stopped(LocalContext):
+    def stopping(self) -> bool:
+        return len(self.rows) >= 12
+
+
+def test_an_interrupted_run_ends_with_the_same_bytes(trained, chat, pairs, tmp_path):
+    stage, inputs = slot("stage", {"use": "reward", **CONFIG}), {"chat": chat, "pairs": pairs}
+    with pytest.raises(Interrupted):
+        stage.build().run(Stopped(tmp_path, inputs=inputs))
+    context = LocalContext(tmp_path, inputs=inputs)
+    stage.build().run(context)
+    assert context.rows[0]["step"] == 14
+    assert folder_files(context.payload) == folder_files(trained.payload)
+
+
+def test_single_answers_are_refused(chat, tmp_path):
+    rows = [turn("Where?", "Here.", preference={"prompt": 1, "desirable": True})]
+    corpus = write_conversations(tmp_path / "corpus", {"places": {"train": rows}})
+    with pytest.raises(RecipeError, match="takes pairs"):
+        make("reward", CONFIG, tmp_path / "made", inputs={"chat": chat, "pairs": corpus})
