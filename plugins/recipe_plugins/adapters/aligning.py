@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from recipe_plugins.adapters.aligning_config import AligningConfig
 from recipe_plugins.adapters.attaching import MovesAdapter, attach
-from recipe_plugins.adapters.saving import load_base, save_adapter
+from recipe_plugins.adapters.saving import facts_of, load_base, save_adapter
 from recipe_plugins.training import tuning
 from recipe_plugins.training.conversations import renderer_of
 from recipe_plugins.training.estimate import shape_of_folder, training_facts
@@ -69,11 +69,8 @@ class Learner:
         sizes = tuning.sizes_of(model)
         if self.method is not None:  # counted by PEFT, which knows how many weights 4-bit storage holds
             trainable, parameters = model.get_nb_trainable_parameters()
-            stored = self.method.quantisation()
             sizes = tuning.Sizes(parameters, trainable)
-            facts["base"] = self.start.digest
-            facts["base_dtype"] = str(DTYPES[self.config.precision]).removeprefix("torch.")
-            facts["quantisation"] = stored.as_json() if stored else None
+            facts |= facts_of(self.start, DTYPES[self.config.precision], self.method.quantisation())
         optimizer: Any = self.config.optimizer.config
         trained = training_facts(
             tokens=result.tokens,

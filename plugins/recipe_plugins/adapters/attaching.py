@@ -68,7 +68,8 @@ def neutral(before: torch.Tensor, after: torch.Tensor, tolerance: float) -> None
 class MovesAdapter(_Trainer):
     """Mixed into a trainer before the loop's own mixin: trains a `PeftModel` in the dtype that it was made in.
 
-    Raises `RecipeError` if the first step does not move its weights.
+    Raises `RecipeError` if the first step does not move its weights; where a step may rightly have no gradient, if all
+    of them together do not.
     """
 
     def __init__(self, *, job: Job, model: PeftModel, **library: Any) -> None:
@@ -83,10 +84,12 @@ class MovesAdapter(_Trainer):
     def after_step(self, control: Any) -> None:
         """See the mixin."""
         super().after_step(control)
-        if self.state.global_step == 1 and not self._moved():
+        if self.state.global_step == (1 if self.moves_at_once else self.job.steps) and not self._moved():
             raise RecipeError(
-                "the first step did not change the adapter",
-                next="look at the learning rate, and at the share of supervised tokens in preparation.json",
+                f"{'the first step' if self.moves_at_once else 'training'} did not change the adapter",
+                next="look at the learning rate, and at the share of supervised tokens in preparation.json"
+                if self.moves_at_once
+                else "look at the learning rate, and at the rewards: answers that are all worth the same teach nothing",
             )
 
     def _moved(self) -> bool:

@@ -35,6 +35,7 @@ class GrpoTrainer(RecipeTrainerMixin, Trainer):
     """Trains on `PromptRows`; the rest is set on a class of its own."""
 
     cross_entropy = False
+    moves_at_once = False  # the answers to each prompt of a step may be worth the same
     settings: GrpoConfig
     prompts: Sequence[Prompt]
     renderer: Renderer

@@ -52,6 +52,7 @@ class RecipeTrainerMixin(Resumable):
 
     arguments_class: type[TrainingArguments] = TrainingArguments
     library_arguments: Mapping[str, Any] = {}
+    moves_at_once: bool = True  # whether the first step must have a gradient
     cross_entropy: bool = True  # whether that is the loss, so that z_loss and chunks of it make sense
 
     args: Any  # the library's
