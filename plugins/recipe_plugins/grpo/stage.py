@@ -48,6 +48,7 @@ class GrpoStage:
             model,
             rows,
             GrpoTrainer,
+            must_move=False,  # a step's answers may all be worth the same
             settings=config,
             prompts=rows.prompts,
             renderer=learner.renderer,

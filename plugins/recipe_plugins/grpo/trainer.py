@@ -27,6 +27,8 @@ from recipe_plugins.training.generation import drawn, reply, stops
 from recipe_plugins.training.log_probs import Document, answer_log_probs, padded
 from recipe_plugins.training.trainer import RecipeTrainerMixin
 
+IDLE_STEPS = 10
+"""Steps in a row without anything to learn from which on there is a warning."""
 EVEN = 1e-4
 """Added to a group's deviation, so that answers that are all alike push nowhere."""
 
@@ -44,6 +46,7 @@ class GrpoTrainer(RecipeTrainerMixin, Trainer):
     def __init__(self, **library: Any) -> None:
         super().__init__(**library)
         self._sums: dict[str, float] = {}
+        self._idle_steps = 0
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """The numbers of the prompts; answers are drawn once the step begins."""
@@ -116,8 +119,14 @@ class GrpoTrainer(RecipeTrainerMixin, Trainer):
         names = sorted(self._sums)
         sums = torch.tensor([self._sums[name] for name in names], dtype=torch.float32, device=self.args.device)
         self._sums = {}
-        found = self.accelerator.reduce(sums, reduction="sum").tolist()
-        return {name: value / self.job.batch_size for name, value in zip(names, found, strict=True)}
+        totals = self.accelerator.reduce(sums, reduction="sum").tolist()
+        found = {name: value / self.job.batch_size for name, value in zip(names, totals, strict=True)}
+        self._idle_steps = self._idle_steps + 1 if found["idle_groups"] == 1 else 0
+        if self._idle_steps == min(IDLE_STEPS, self.job.steps):
+            self.job.ctx.warn(
+                f"{self._idle_steps} steps in a row taught nothing: all answers to each prompt were worth the same"
+            )
+        return found
 
 
 def objective(log_probs: torch.Tensor, tokens: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:

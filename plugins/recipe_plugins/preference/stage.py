@@ -53,7 +53,8 @@ class PreferenceStage:
         before = self._before(ctx, model, renderer, heldout)
         rows = ExampleRows(folder, self._reference(ctx, model, Documents(folder)))
         model = learner.adapted(model, rows.stored[0][0])
-        result = learner.train(model, rows, PreferenceTrainer, objective=self.objective, takes=self.about.takes)
+        bound = {"objective": self.objective, "takes": self.about.takes}
+        result = learner.train(model, rows, PreferenceTrainer, must_move=True, **bound)
         if ctx.rank:
             return
         found, samples = self._measured(model, renderer, heldout, before)
