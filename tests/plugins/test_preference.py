@@ -217,6 +217,27 @@ def test_the_adapter_loads_with_peft_and_the_model_with_transformers(chat, tuned
     assert model.get_nb_trainable_parameters()[1] == made.facts["parameters"]
 
 
+def test_its_adapter_can_be_merged_and_what_it_noted_be_expected(chat, judged, config, tmp_path):
+    settings = {**config, "budget": {"steps": 8}, "adapter": {"use": "lora", "r": 4}, "samples": 0}
+    made = make("preference", settings, tmp_path / "made", inputs={"chat": chat, "judged": judged})
+    inputs = {"chat": chat, "made": made, "judged": judged}
+    merged = make("merge", {"model": "chat", "adapter": "made", "corpus": "judged"}, tmp_path / "merged", inputs=inputs)
+    assert merged.facts["merge"]["difference"] <= 1e-4
+    metric = "made.facts.preference.places.after.reward_accuracy"
+    asked = {"models": {"chat": "chat", "made": "made"}, "corpora": {"pairs": "judged"}}
+    evaluated = make(
+        "evaluate",
+        {**asked, "expect": {"told apart": {"metric": metric, "above": 0.5}}},
+        tmp_path / "ok",
+        inputs=inputs,
+    )
+    assert evaluated.facts["expectations"][0]["holds"]
+    assert "facts" not in evaluated.results()["models"]["made"], "what is in the payload is measured here"
+    for wrong, says in (({"above": 1.1}, "does not hold"), ({"metric": metric + "x", "above": 0}, "nothing is called")):
+        with pytest.raises(RecipeError, match=says):
+            make("evaluate", {**asked, "expect": {"x": {"metric": metric, **wrong}}}, tmp_path / says, inputs=inputs)
+
+
 def test_the_estimate_is_what_was_trained(chat, tuned, config):
     known = Known({"model": KnownInput(chat.facts, chat.payload)})
     estimate = slot("stage", {"use": "preference", **config}).config.estimate(known)
