@@ -52,10 +52,10 @@ def weights(folder: Path) -> dict:
 def training(tmp_path_factory, tiny_corpus, tiny_tokeniser, pretraining):
     """Makes specs of one pretraining, by how it is executed."""
 
-    def spec(name: str, **execution) -> dict:
+    def spec(name: str, chunked_loss: str = "off", **execution) -> dict:
         inputs = {"corpus": str(tiny_corpus.path), "tokeniser": str(tiny_tokeniser.path)}
         threads = {"device": "cpu", "threads": 1, "checkpoint_every": 8, "micro_batch": 2, **execution}
-        config = pretraining(budget={"steps": STEPS}, execution=threads)
+        config = pretraining(budget={"steps": STEPS}, execution=threads, chunked_loss=chunked_loss)
         folder = tmp_path_factory.mktemp(name)
         return {"use": "pretrain", "config": config, "inputs": inputs, "folder": str(folder)}
 
@@ -79,9 +79,9 @@ def trained(training):
 
 WAYS = {
     "alone": {},
-    "ddp": {"strategy": "ddp"},
+    "ddp": {"strategy": "ddp", "chunked_loss": "on"},
     "zero2": {"strategy": "fsdp", "shard": "optimizer-and-gradients"},
-    "zero3": {"strategy": "fsdp", "shard": "all"},
+    "zero3": {"strategy": "fsdp", "shard": "all", "chunked_loss": "on"},
 }
 
 

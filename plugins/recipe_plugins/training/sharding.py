@@ -72,6 +72,12 @@ def is_sharded(model: nn.Module) -> bool:
     return isinstance(model, FSDPModule)
 
 
+def after_forward(model: nn.Module) -> None:
+    """Shard again what a forward pass without a backward one left whole: an optimizer must never see that."""
+    if isinstance(model, FSDPModule):
+        model.reshard()
+
+
 def held(model: nn.Module) -> int:
     """Parameters of which this rank holds its shard, in elements."""
     return sum(p.to_local().numel() for p in model.parameters() if isinstance(p, DTensor))

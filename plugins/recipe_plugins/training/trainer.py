@@ -236,6 +236,7 @@ class RecipeTrainerMixin(Resumable):
             return False
         begun = time.perf_counter()
         found = evaluator.evaluate(self.model, step)
+        sharding.after_forward(self.model)
         if self.job.ctx.world_size > 1:
             found = broadcast_object_list([found])[0]  # what is decided by it must be the same everywhere
         better, patience = self.evaluations.add(found), evaluator.settings.early_stopping
@@ -295,7 +296,9 @@ def chunked_head(model: Any, dtype: torch.dtype) -> ChunkedHead | None:
     if type(head) is not nn.Linear or head.bias is not None:
         return None
     found = ChunkedHead(head, dtype)
-    return found if found.fits(model) else None
+    fits = found.fits(model)
+    sharding.after_forward(model)
+    return found if fits else None
 
 
 def end_of_stable(schedule: Schedule, steps: int) -> int | None:
