@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from recipe_plugins.filters import linear
 from recipe_plugins.filters.classifier import kept
 from recipe_plugins.filters.learned_config import Keep
-from recipe_runner import RecipeError
+from recipe_runner import RecipeError, Record
 from recipe_runner.identity import folder_files
 from recipe_runner.testing import make
 from recipe_runner.testing.local import slot
@@ -152,6 +152,30 @@ def test_a_transformers_classifier_is_loaded_by_the_path_of_its_weights(files, t
     made.save_pretrained(tmp_path / "m")
     config = BertConfig(vocab_size=len(vocab), hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
                         intermediate_size=8, num_labels=1, max_position_embeddings=64)  # fmt: skip
-    BertForSequenceClassification(config).save_pretrained(tmp_path / "m")
-    step = {"use": "quality-classifier", "keep": {"top": 0.5}, "model": str(tmp_path / "m" / "model.safetensors")}
+    import torch
+
+    model = BertForSequenceClassification(config)
+    with torch.no_grad():  # a score of about 3.2 or 1.8, as the document begins with a good word or a bad one
+        model.classifier.weight.zero_()
+        model.classifier.bias.fill_(2.5)
+        model.bert.pooler.dense.weight.copy_(5 * torch.eye(8))
+        model.bert.pooler.dense.bias.zero_()
+        model.classifier.weight[0, 0] = 0.7
+        for layer in model.bert.encoder.layer:
+            for name in (layer.attention.output.dense, layer.output.dense):
+                name.weight.zero_()
+                name.bias.zero_()
+        sides = model.bert.embeddings.word_embeddings.weight
+        for words, value in ((GOOD, 9.0), (BAD, -9.0), (BOTH, 0.0)):
+            for word in words:
+                sides[vocab[word], 0] = value
+    model.save_pretrained(tmp_path / "m")
+    path = str(tmp_path / "m" / "model.safetensors")
+    step = {"use": "quality-classifier", "keep": {"top": 0.5}, "model": path}
     assert 55 <= len(ids(curate(files, tmp_path / "a", step))) <= 65
+    edu = slot("filter", {"use": "quality-classifier", "keep": {"int_score": 3}, "model": path}).build()
+    records = [Record("good", " ".join(GOOD[:8])), Record("bad", " ".join(BAD[:8]))]
+    (tmp_path / "state").mkdir()
+    verdicts = edu.judge(records, edu.decide([edu.sketch(records)], tmp_path / "state"))
+    assert [verdict.keep for verdict in verdicts] == [True, False]
+    assert verdicts[0].scores["quality"] > 2.5 > verdicts[1].scores["quality"]

@@ -157,6 +157,28 @@ def test_without_the_package_the_extra_is_named(monkeypatch, tmp_path):
         assert f"recipe-runner[{extra}]" in f"{caught.value} {caught.value.next}"
 
 
+FASTTEXT = str(Path(__file__).parent / "data" / "languages.bin")
+"""2 KB, made by fasttext-numpy2-wheel 0.9.2: train_supervised on 300 lines of 12 words of either language, with dim=8,
+loss="ova", minn=0, maxn=0, bucket=0, epoch=10, thread=1. fasttext-predict, which the extra brings, does not train."""
+
+
+def test_a_fasttext_model_by_path_tells_languages_and_quality(tmp_path):
+    pytest.importorskip("fasttext")
+    assert judge("language", ENGLISH, languages=["en"], model=FASTTEXT).keep
+    assert judge("language", GERMAN, languages=["en"], model=FASTTEXT).reason == "language_de"
+    with pytest.raises(RecipeError, match="'fr'"):
+        judge("language", ENGLISH, languages=["fr"], model=FASTTEXT)
+    config = {"use": "quality-classifier", "keep": {"above": 0.8}, "model": FASTTEXT, "label": "en"}
+    step = slot("filter", config).build()
+    records = [Record("e", ENGLISH), Record("g", GERMAN)]
+    state = step.decide([step.sketch(records)], tmp_path)
+    assert [verdict.keep for verdict in step.judge(records, state)] == [True, False]
+    table = next(table for table in step.tables(state) if table["title"] == "around the threshold")
+    assert [row[0] for row in table["rows"]] == ["g", "e"]  # the lower score first, on both sides of the threshold
+    with pytest.raises(RecipeError, match="no label 'fr'"):
+        slot("filter", {**config, "label": "fr"}).build().decide([step.sketch(records)], tmp_path)
+
+
 def test_a_file_that_is_no_model_is_an_error(tmp_path):
     pytest.importorskip("fasttext")
     model = tmp_path / "m.bin"
