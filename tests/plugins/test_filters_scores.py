@@ -138,3 +138,23 @@ def test_a_class_with_one_method_is_a_filter():
     check_filter(Even(), [Record(str(n), text) for n, text in enumerate(TEXTS)])
     whole = slot("filter", "minhash-dedup").build()
     assert batched(whole) is whole
+
+
+def test_length_and_diversity_of_instruction_rows():
+    turns = [("user", "Say it again"), ("assistant", "yes yes yes yes"), ("user", "More"), ("assistant", "No more")]
+    row = Record("r", messages=[{"role": role, "content": content} for role, content in turns])
+
+    def keeps(where: str, record: Record = row) -> bool:
+        return step(where).judge([record])[0].keep
+
+    def step(where: str):
+        return batched(slot("filter", {"use": "score", "where": where}).build())
+
+    assert keeps("turns == 4 and prompt_words == 4 and answer_words == 6")
+    assert keeps("answer_diversity > 0.59 and answer_diversity < 0.61")  # 3 of 5 pairs
+    assert keeps("diversity == 1 and words == 3", Record("t", "one Two two"))
+    assert keeps("words == 9", Record("t", "one", meta={"words": 9}))  # a score that is there counts first
+    with pytest.raises(RecipeError, match="t is no conversation"):
+        keeps("answer_words > 1", Record("t", "text"))
+    top = slot("filter", {"use": "score", "top": 0.5, "by": "answer_words"}).build()
+    assert len(top.sketch([row])) == 24

@@ -204,7 +204,7 @@ class ToxicityConfig(Config):
 class ScoreConfig(Config):
     """Either a condition on each document, or the best of all."""
 
-    where: str | None = Field(default=None, description="such as `quality >= 0.8 and toxicity < 0.1`")
+    where: str | None = Field(default=None, description="such as `quality >= 0.8 and answer_words >= 5`")
     top: Annotated[Share, Field(gt=0)] | None = Field(default=None, description="share of documents to keep")
     by: str | None = Field(default=None, description="the score of `top`")
 

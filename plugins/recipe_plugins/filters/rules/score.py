@@ -1,7 +1,8 @@
 """Documents by scores that steps before left (`keep_scores: true`), or that came with them in `meta`.
 
 A score is called `step.score`; or by its own name, or by its step's if that has only one, where just one score of the
-document is meant. A name that means none, or several, is an error: nothing passes because of a slip of the pen.
+document is meant. A document has some measures without a step (`measures.NAMES`: `answer_words`, `diversity`, …), if
+no score is called so. Another name that means none, or several, is an error: nothing passes because of a slip of the pen.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from recipe_plugins.filters.copies import key_of
 from recipe_plugins.filters.rules.config import ScoreConfig
+from recipe_plugins.filters.rules.measures import NAMES, measured
 from recipe_plugins.filters.rules.where import Condition, parsed
 from recipe_runner import RecipeError, Record, Verdict, suggest
 
@@ -74,11 +76,15 @@ def value_of(record: Record, name: str) -> float:
     """The score that a name means; raises `RecipeError` unless it is one."""
     found = _scores(record.meta)
     meant = {name} if name in found else {key for key in found if _means(name, key, found)}
+    if not meant and name in NAMES:
+        return measured(record, name)
     if len(meant) != 1:
         what = f"{' and '.join(sorted(meant))} are both called" if meant else "no score is called"
         raise RecipeError(
             f"{record.id}: {what} {name!r}",
-            next=suggest(name, found, noun="scores") if found else "let the step that scores say `keep_scores: true`",
+            next=suggest(name, [*found, *sorted(NAMES)], noun="scores")
+            if found
+            else "let the step that scores say `keep_scores: true`",
         )
     value = found[meant.pop()]
     if value is None:
