@@ -7,7 +7,7 @@ import re
 from recipe_runner import Record
 
 _NOT_WORD = re.compile(r"[\W_]+")
-_ASCII = bytes(code if chr(code).isalnum() and code < 128 else 32 for code in range(256))
+_ASCII = bytes(ord(chr(code).lower()) if chr(code).isalnum() and code < 128 else 32 for code in range(256))
 
 
 def text_of(record: Record) -> str:
@@ -20,5 +20,5 @@ def text_of(record: Record) -> str:
 def plain(text: str) -> str:
     """Lower-case words, which are runs of letters and digits, with one space between them; "" if there is none."""
     if text.isascii():
-        return " ".join(text.lower().encode().translate(_ASCII).decode().split())
+        return b" ".join(text.encode().translate(_ASCII).split()).decode()
     return _NOT_WORD.sub(" ", text.lower()).strip()

@@ -6,13 +6,14 @@ import json
 import shutil
 from collections.abc import Iterator
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from work import Row, answer, measured, rows
 
 import recipe_plugins.curation.stage  # noqa: F401  (imported here, so that no measurement pays for it)
-from recipe_plugins.curation.documents import Document, batches, document
+from recipe_plugins.curation.documents import BATCH_DOCUMENTS, Document, batches, document
 from recipe_plugins.filters.copies import Seen, components
 from recipe_runner import Piece, Record, batched
 from recipe_runner.testing import make, slot
@@ -80,19 +81,18 @@ def minhash(job: Job) -> Job:
     folder = Path(job["folder"])
 
     def work() -> Job:
-        sketches = (found.sketch([each.record for each in batch]) for batch in batches(_documents(job)))
+        sketches = (found.sketch([record for record, _ in batch]) for batch in _lines(job))
         seen = Seen(folder)
         left, right = found.links(sketches, seen, folder)  # as `decide` does it, but the pairs are kept for a look
         labels = components(len(seen.keys), left, right)
         state = seen.decide(labels)
         kept = 0
         with open(folder / "kept.jsonl", "wb") as file:
-            for batch in batches(_documents(job)):
-                verdicts = found.judge([each.record for each in batch], state)
-                for each, verdict in zip(batch, verdicts, strict=True):
-                    if verdict.keep:
-                        file.write(each.line)
-                        kept += 1
+            for batch in _lines(job):
+                verdicts = found.judge([record for record, _ in batch], state)
+                lines = [line for (_, line), verdict in zip(batch, verdicts, strict=True) if verdict.keep]
+                file.writelines(lines)
+                kept += len(lines)
         job["pairs"], job["labels"] = list(zip(left.tolist(), right.tolist(), strict=True)), labels.tolist()
         return {"kept": kept}
 
@@ -120,6 +120,14 @@ def stage(job: Job) -> Job:
         return {"kept": written.documents, "bytes": written.bytes}
 
     return measured(work)
+
+
+def _lines(job: Job) -> Iterator[list[tuple[Record, bytes]]]:
+    """Batches of records, each with its line."""
+    with open(job["corpus"], "rb") as file:
+        while lines := list(islice(file, BATCH_DOCUMENTS)):
+            rows = map(json.loads, lines)
+            yield [(Record(row["id"], row["text"]), line) for row, line in zip(rows, lines, strict=True)]
 
 
 def _documents(job: Job) -> Iterator[Document]:

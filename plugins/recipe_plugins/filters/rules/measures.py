@@ -1,8 +1,8 @@
 """What `score` can measure of a document by itself, under a name that no step has to leave first.
 
 Length in words (as white space parts them) and characters; diversity as distinct-2 (Li et al. 2016): different pairs of
-neighbouring words, in lower case, as a share of all pairs; 1 for fewer than two pairs. Of instruction rows `prompt_…` is
-what the user says in all turns, `answer_…` what the assistant says.
+neighbouring words, in lower case, as a share of all pairs; 1 for fewer than two pairs. `prompt_…` is of what the user
+says in all turns, `answer_…` of what the assistant says.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def _said(role: str, record: Record) -> str:
     if record.messages is None:
         raise RecipeError(
             f"{record.id} is no conversation, so it has no prompt and no answer",
-            next="measure `words`, `characters` or `diversity`, or apply the step to other domains: only: {domain: […]}",
+            next="measure `words`, `characters` or `diversity`, or apply the step elsewhere: only: {domain: […]}",
         )
     return "\n".join(str(turn.get("content") or "") for turn in record.messages if turn.get("role") == role)
 

@@ -2,7 +2,7 @@
 
 A score is called `step.score`; or by its own name, or by its step's if that has only one, where just one score of the
 document is meant. A document has some measures without a step (`measures.NAMES`: `answer_words`, `diversity`, …), if
-no score is called so. Another name that means none, or several, is an error: nothing passes because of a slip of the pen.
+no score is called so. Another name that means none, or several, is an error: nothing passes for a slip of the pen.
 """
 
 from __future__ import annotations
