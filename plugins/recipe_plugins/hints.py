@@ -15,7 +15,7 @@ from recipe_runner import Problem, Use
 LEAST_FOR_ADAPTERS, MOST_IN_FULL = 5e-5, 1e-4
 """Rates of AdamW."""
 
-OBJECTIVES_ARE_LOWER = ("preference",)
+OBJECTIVES_ARE_LOWER = ("preference", "reward", "grpo")
 """Stages whose rates are far below those of fine-tuning whatever they train."""
 
 

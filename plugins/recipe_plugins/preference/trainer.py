@@ -2,6 +2,8 @@
 
 Not over TRL's: its preference trainers make the reference anew at each start, mean their loss over micro-batches, and
 are four classes for the five objectives here. What they compute is what the tests compare with.
+
+Limit: the loss that balances a mixture's experts is not added.
 """
 
 from __future__ import annotations
@@ -30,7 +32,6 @@ class PreferenceTrainer(RecipeTrainerMixin, Trainer):
     cross_entropy = False
     objective: Objective
     takes: str
-    cross_entropy = False
 
     def __init__(self, **library: Any) -> None:
         super().__init__(**library)
