@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -418,3 +419,29 @@ def test_estimate_knows_what_files_and_limits_tell(rows, tmp_path):
     estimate = slot("stage", {"use": "curation", **config}).config.estimate(Known())
     assert estimate.facts["domains"] == {"web": {"train": {"bytes": size}}, "code": {"train": {"bytes": 1_000_000}}}
     assert estimate.notes == ["bytes of docs unknown before it is read"]
+
+
+class Telling(LocalContext):
+    """Keeps what is shown."""
+
+    def progress(self, done, total=None, unit="", note=""):
+        self.notes = [*getattr(self, "notes", []), (done, total, unit, note)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_progress_says_how_fast_and_how_much_is_kept(rows, tmp_path, workers):
+    source = {"use": "jsonl", "path": str(write(tmp_path / "a", rows, 5))}
+    config = {"sources": {"web": source}, "steps": STEPS, "execution": {"workers": workers}}
+    context = Telling(tmp_path / "c")
+    slot("stage", {"use": "curation", **config}).build().run(context)
+    shown = r"(\w|, )+: [\d,]+ documents/s, \d+\.\d MB/s, \d+\.\d% kept"
+    segments = [note for note in context.notes if re.fullmatch(shown, note[3])]
+    assert [note[:3] for note in segments if note[0] == 5] == [(5, 5, "pieces")] * 3
+    first = ledger_of(context.folder)["steps"]["quality"]
+    kept = first["kept"]["bytes"] / first["in"]["bytes"]
+    assert segments[4][3].startswith("read, quality: ")
+    assert segments[4][3].endswith(f"{kept:.1%} kept")
+
+
+def ledger_of(folder: Path) -> dict:
+    return json.loads((folder / "ledger.json").read_text())["domains"]["web"]

@@ -47,9 +47,12 @@ class Pieces:
 
     # ── a piece through a segment ────────────────────────────────────────────────────────────────────────────────
 
-    def carry(self, segment: int, number: int, budget: int | None = None) -> None:
-        """Carry a piece through a segment; the first reads it from its source, at most `budget` bytes of text."""
-        account = Account()
+    def carry(self, segment: int, number: int, budget: int | None = None) -> tuple[Counts, Counts]:
+        """Carry a piece through a segment; the first reads it from its source, at most `budget` bytes of text.
+
+        Returns what came, and what is left of it.
+        """
+        account, came, left = Account(), Counts(), Counts()
         with whole(self.folder(segment, number)) as folder, ExitStack() as stack:
             if segment:
                 documents = self._stored(segment - 1, number)
@@ -63,7 +66,11 @@ class Pieces:
                 kept = self._judged(segment, number, batch, account, removed)
                 _write_sketch(sketches, self._sketch(segment, number, kept))
                 output.add(kept)
+                came, left = (
+                    sum((found.counts for found in each), flow) for each, flow in ((batch, came), (kept, left))
+                )
             write_json(folder / "account.json", account.to_json())
+        return came, left
 
     def rows(self, number: int) -> Iterator[Document | BadRow]:
         """The documents and bad rows of a piece, as its source and format give them."""

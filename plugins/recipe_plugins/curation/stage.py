@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -60,6 +61,26 @@ def workers(config: CurationConfig) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class Flow:
+    """What has come through a segment in this run, and how fast."""
+
+    def __init__(self) -> None:
+        self._start, self._came, self._left = time.monotonic(), Counts(), Counts()
+
+    def add(self, came: Counts, left: Counts) -> None:
+        """A piece is through."""
+        self._came += came
+        self._left += left
+
+    def __str__(self) -> str:
+        """`: 5,100 documents/s, 12.3 MB/s, 67.1% kept`; nothing before the first piece."""
+        if not self._came.bytes:
+            return ""
+        seconds = max(time.monotonic() - self._start, 1e-3)
+        speed = f"{self._came.documents / seconds:,.0f} documents/s, {self._came.bytes / seconds / 1e6:.1f} MB/s"
+        return f": {speed}, {self._left.bytes / self._came.bytes:.1%} kept"
+
+
 class Curation:
     """One run of the stage: what it has found so far is in `ctx.work`."""
 
@@ -70,6 +91,7 @@ class Curation:
         self.setup = partial(Pieces, config, ctx.work, plan, ctx.seed("order"))
         self.pieces = self.setup()
         self._tables: list[dict[str, Any]] = []
+        self._flow = Flow()
         self._reached = [self._last_whole(number) for number in range(len(plan))]
 
     def _begin(self, plan: list[tuple[str, Piece]]) -> None:
@@ -92,6 +114,7 @@ class Curation:
 
     def carry(self, segment: int, pool: Pool) -> None:
         """All pieces through one segment, and what its global filter decides."""
+        self._flow = Flow()
         pool.run(self._chains(segment), partial(self._progress, self._title(segment)))
         if segment == 0:
             self._check_sources()
@@ -115,13 +138,13 @@ class Curation:
 
     def _piece(self, segment: int, number: int) -> Chain:
         if self._reached[number] < segment:
-            yield "carry", (segment, number)
+            self._flow.add(*(yield "carry", (segment, number)))
 
     def _limited(self, numbers: list[int], limit: int) -> Chain:
         """One piece after the other, since what a piece may take depends on those before it."""
         for number in numbers:
             if self._reached[number] < 0:
-                yield "carry", (0, number, limit)
+                self._flow.add(*(yield "carry", (0, number, limit)))
             taken = read_json(self.pieces.folder(0, number) / "taken.json")
             limit -= taken["bytes"]
             if taken["full"]:
@@ -141,7 +164,7 @@ class Curation:
         return ", ".join(names)
 
     def _progress(self, title: str, done: int, total: int) -> None:
-        self.ctx.progress(done, total, "pieces", title)
+        self.ctx.progress(done, total, "pieces", f"{title}{self._flow}")
 
     def _decide(self, segment: int) -> None:
         step = self.pieces.segments[segment].sketch
@@ -203,6 +226,7 @@ class Curation:
 
     def write(self, pool: Pool) -> None:
         """The corpus: each split and domain in shards of equal ranges of the order, and the index of them."""
+        self._flow = Flow()
         shards = {(domain, split): self._shards(domain, split) for domain in self.config.sources for split in SPLITS}
         chains = [self._shard(*key, number, count) for key, count in shards.items() for number in range(count)]
         pool.run(chains, partial(self._progress, "write"))
