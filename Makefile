@@ -1,14 +1,15 @@
 # make tiny    from raw text to a merged chat model, in five minutes on two CPU cores
 # make test    every test
 # make check   lint, types, walls
-# make bench-curation  curation beside datatrove, rensa and datasketch; CORPUS=file.jsonl for your own text
-# make bench-pretrain  the trainer beside a bare PyTorch loop, in speed and memory
-# make bench-tokenise  encoding a corpus beside the bare encoder
-# make bench-sft       fine-tuning beside TRL's SFTTrainer
-# make bench-merge     merging an adapter into 14 GB beside copying them; FOLDER=dir on the disk to measure
+# make bench-curation    curation beside datatrove, rensa and datasketch; CORPUS=file.jsonl for your own text
+# make bench-tokenise    encoding a corpus beside the bare encoder
+# make bench-pretrain    the trainer beside a bare PyTorch loop, in speed and memory
+# make bench-anneal      the falling rate and the better mixture, each alone and together
+# make bench-chars       a character model beside one of nanoGPT's shape, at equal steps; TEXT=file
+# make bench-sft         fine-tuning beside TRL's SFTTrainer
 # make bench-forgetting  what full tuning and LoRA forget at equal held-out answer loss
-# make bench-chars TEXT=file  a character model beside one of nanoGPT's shape, at equal steps
-# make bench-anneal  the falling rate and the better mixture, each alone and together
+# make bench-merge       merging an adapter into 14 GB beside copying them; FOLDER=dir on the disk to measure
+# make bench-startup     the command line's start beside bare imports
 # Each makes .venv first, with the versions of constraints.txt.
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help tiny test check bench-curation clean
+.PHONY: help tiny test check clean
 
 help:
 	@sed -n '/^# Each/q;s/^# //p' Makefile
@@ -38,34 +39,14 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/unit/test_walls.py
 
-bench-curation: $(INSTALLED)
-	$(BIN)/python tests/benchmarks/curation/bench.py $(if $(CORPUS),--corpus $(CORPUS))
+# a benchmark is tests/benchmarks/NAME.py; what it may be told comes from variables of its own
+bench-%: $(INSTALLED)
+	$(BIN)/python $(firstword $(wildcard tests/benchmarks/$*.py tests/benchmarks/$*/bench.py)) $(ARGUMENTS)
 
-.PHONY: bench-pretrain
-bench-pretrain: $(INSTALLED)
-	$(BIN)/python tests/benchmarks/pretrain.py --bf16
-
-.PHONY: bench-tokenise
-bench-tokenise: $(INSTALLED)
-	$(BIN)/python tests/benchmarks/tokenise.py
-
-.PHONY: bench-sft bench-merge bench-forgetting
-bench-sft: $(INSTALLED)
-	$(BIN)/python tests/benchmarks/sft.py
-
-bench-merge: $(INSTALLED)
-	$(BIN)/python tests/benchmarks/merge.py $(if $(FOLDER),--folder $(FOLDER))
-
-bench-forgetting: $(INSTALLED)
-	$(BIN)/python tests/benchmarks/forgetting.py
-
-.PHONY: bench-chars
-bench-chars: $(INSTALLED)
-	$(BIN)/python tests/benchmarks/chars.py $(TEXT)
-
-.PHONY: bench-anneal
-bench-anneal: $(INSTALLED)
-	$(BIN)/python tests/benchmarks/anneal.py
+bench-curation: ARGUMENTS = $(if $(CORPUS),--corpus $(CORPUS))
+bench-pretrain: ARGUMENTS = --bf16
+bench-merge: ARGUMENTS = $(if $(FOLDER),--folder $(FOLDER))
+bench-chars: ARGUMENTS = $(TEXT)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -70,6 +70,24 @@ def test_every_kind_of_component_is_documented():
     assert not missing
 
 
+def test_what_is_built_in_stands_in_the_readme():
+    """Nothing is promised that is not there, and nothing is there that a reader cannot find."""
+    from recipe_runner.plugins import installed
+
+    told = {
+        (kind, name)
+        for kind, names in re.findall(r"^\| ([\w-]+) \| (`[^|]*`) \|$", README, re.MULTILINE)
+        for name in re.findall(r"`([^`]+)`", names)
+    }
+    there = {(c.kind, c.name) for c in installed().registry if c.dist == "recipe-runner" and c.kind != "kind"}
+    assert told == there
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml")))
+def test_every_recipe_is_in_the_readme(recipe):
+    assert f"`{recipe}`" in README
+
+
 @pytest.mark.parametrize("file", DOCUMENTS, ids=lambda f: str(f.relative_to(ROOT)))
 def test_links_lead_somewhere(file):
     text = file.read_text(encoding="utf-8")
