@@ -80,7 +80,7 @@ def rows_of(spec: dict) -> list[dict]:
     return [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in rows]
 
 
-@pytest.mark.parametrize("stage", ["sft", "lora", "qlora"])
+@pytest.mark.parametrize("stage", ["sft", "lora", "qlora", "dpo"])
 def test_killed_and_resumed_equals_straight(spec, stage):
     straight, killed = spec("straight", stage), spec("killed", stage)
     assert run(straight) == 0
