@@ -55,7 +55,10 @@ def training(tmp_path_factory, tiny_corpus, tiny_tokeniser, pretraining):
     def spec(name: str, chunked_loss: str = "off", **execution) -> dict:
         inputs = {"corpus": str(tiny_corpus.path), "tokeniser": str(tiny_tokeniser.path)}
         threads = {"device": "cpu", "threads": 1, "checkpoint_every": 8, "micro_batch": 2, **execution}
-        config = pretraining(budget={"steps": STEPS}, execution=threads, chunked_loss=chunked_loss)
+        evaluation = {"every": 10, "samples": 1, "sample_tokens": 3}
+        config = pretraining(
+            budget={"steps": STEPS}, execution=threads, chunked_loss=chunked_loss, evaluation=evaluation
+        )
         folder = tmp_path_factory.mktemp(name)
         return {"use": "pretrain", "config": config, "inputs": inputs, "folder": str(folder)}
 
