@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from recipe_plugins.optimizers.config import AdamW8bitConfig, AdamWConfig
 from recipe_plugins.optimizers.groups import settings
@@ -41,7 +42,12 @@ class AdamW8bit:
         self.config = config
 
     def build(self, groups: Sequence[ParamGroup]) -> torch.optim.Optimizer:
-        """See `recipe_runner.Optimizer`. Raises `RecipeError` where bitsandbytes is not installed."""
+        """See `recipe_runner.Optimizer`. Raises `RecipeError` without bitsandbytes, and for sharded parameters."""
+        if any(isinstance(parameter, DTensor) for group in groups for parameter in group.params):
+            raise RecipeError(
+                f"{self.name} does not step parameters that strategy: fsdp shards",
+                next="use strategy: ddp, or the optimizer adamw, whose states fsdp shards",
+            )
         try:
             from bitsandbytes.optim import adamw as library
         except ImportError as error:
