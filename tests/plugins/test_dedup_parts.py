@@ -113,6 +113,38 @@ def test_a_text_that_repeats_itself_keeps_its_first_length(tmp_path):
     assert left["b"] is None
 
 
+def test_spans_of_tokens(tmp_path):
+    """One token to a word, of a vocabulary that 16 bits do not hold; byte-level tokens never part a character."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    vocabulary = {word: n for n, word in enumerate([*(f"w{n}" for n in range(100_000)), "[UNK]", "ä", "語"])}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.save(str(tmp_path / "words.json"))
+    span, other = ([f"w{start + n}" for n in range(20)] for start in (70_000, 70_000 - 65_536))
+    records = [Record("a", " ".join(["ä", *span, "w1"])), Record("b", " ".join(["w2 語", *span, "w3"])),
+               Record("c", " ".join(other))]  # fmt: skip
+    given = {"length": 20, "tokeniser": str(tmp_path / "words.json")}
+    left = judged("substring-dedup", records, tmp_path / "a", **given)
+    assert left == {"a": records[0].text, "b": "w2 語  w3", "c": records[2].text}
+    longer = judged("substring-dedup", records, tmp_path / "b", **{**given, "length": 21})
+    assert longer["b"] == records[1].text
+
+    alphabet = {character: n for n, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    level = Tokenizer(models.BPE(alphabet, []))
+    level.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    level.save(str(tmp_path / "bytes.json"))
+    mixed = [Record(f"d{n}", noise(60) + "語äü" * 20 + noise(60)) for n in range(4)]
+    by_tokens = judged("substring-dedup", mixed, tmp_path / "c", length=40, tokeniser=str(tmp_path / "bytes.json"))
+    assert by_tokens == judged("substring-dedup", mixed, tmp_path / "d", length=40)
+
+
+def test_what_is_no_tokeniser_is_an_error(tmp_path):
+    (tmp_path / "t.json").write_text("{}")
+    with pytest.raises(RecipeError, match=r"t.json is no tokenizer.json"):
+        judged("substring-dedup", [Record("a", "text")], tmp_path / "a", tokeniser=str(tmp_path / "t.json"))
+
+
 def test_memory_stays_below_its_bound(tmp_path):
     records = [Record(f"d{n}", rng.randbytes(50_000).hex()) for n in range(20)]  # 2 MB: 128 MB if done at once
     step = slot("filter", {"use": "substring-dedup", "memory": "10MB"}).build()

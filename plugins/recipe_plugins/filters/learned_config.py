@@ -81,5 +81,8 @@ class LineDedupConfig(Config):
 class SubstringDedupConfig(Config):
     """Spans that came before are cut out of the texts."""
 
-    length: Size = Field(default=200, ge=16, description="bytes from which on a span counts; about 50 tokens")
+    length: Size = Field(default=200, ge=16, description="bytes, or tokens, from which on a span counts")
+    tokeniser: Annotated[str | None, File()] = Field(
+        default=None, description="a tokenizer.json: spans are of its tokens; none: of bytes, 200 are about 50 tokens"
+    )
     memory: Annotated[Size, Execution(), Field(ge=1_000_000)] = 1_000_000_000

@@ -4,9 +4,10 @@ The one idea (as Lee et al. 2022, without a suffix array): a window of `length` 
 (source, id) and of the text, is a repetition; the union of such windows is cut out. Windows are found by sorting their
 64-bit hashes, and each is compared with its first, byte by byte. So exactly the repeated spans of `length` bytes or
 more go, rounded to whole characters, and the first of each stays; where a text repeats itself without a gap (`ababab`),
-the first `length` bytes stay.
-Bounds: on disk three times the text; in memory at most `memory` and a part of 50 MB, beside 100 bytes a document: the
-hashes are gone through in as many parts as that needs.
+the first `length` bytes stay. With a `tokeniser` all this is in tokens of it, and a span is found only where its tokens
+are cut the same way.
+Bounds: on disk three times the text (of tokens 4 bytes each); in memory at most `memory` and a part of 50 MB, beside
+100 bytes a document: the hashes are gone through in as many parts as that needs.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from recipe_plugins.filters.copies import key_of
 from recipe_plugins.filters.learned_config import SubstringDedupConfig
 from recipe_plugins.filters.lines import rest, text_to_change
 from recipe_plugins.filters.minhash import BASE, mixed
+from recipe_plugins.filters.units import Bytes, Tokens, Unit
 from recipe_runner import Record, Verdict
 
 BLOCK = 1 << 20
@@ -37,12 +39,13 @@ class SubstringDedup:
 
     def __init__(self, config: SubstringDedupConfig) -> None:
         self.config = config
+        self._unit: Unit = Tokens(config.tokeniser) if config.tokeniser else Bytes()
         self._read: Path | None = None
         self._spans: dict[str, Spans] = {}
 
     def sketch(self, batch: Sequence[Record]) -> bytes:
-        """The texts themselves, after a line that says whose they are."""
-        texts = [text_to_change(record, "substring-dedup").encode("utf-8", "surrogatepass") for record in batch]
+        """The texts in their unit, after a line that says whose they are."""
+        texts = [self._unit.numbers(text_to_change(record, "substring-dedup")) for record in batch]
         heads = [[r.priority, r.id, key_of(r).hex(), len(text)] for r, text in zip(batch, texts, strict=True)]
         return b"".join([json.dumps(heads).encode(), b"\n", *texts])
 
@@ -51,13 +54,14 @@ class SubstringDedup:
         keys, bounds = _ordered(sketches, work)
         spans: dict[str, Spans] = {}
         if bounds[-1]:
-            data = np.memmap(work / "texts", np.uint8, "r")
+            bounds = bounds // self._unit.dtype.itemsize
+            data = np.memmap(work / "texts", self._unit.dtype, "r")
             marks = np.memmap(work / "marks", bool, "w+", shape=data.shape)
             parts = -(-len(data) * WINDOW // self.config.memory)
             for part in range(parts):
                 for start, end in repetitions(data, bounds, self.config.length, part, parts):
                     marks[start:end] = True
-            spans = {key: found for key, found in _by_document(keys, bounds, marks, data) if found}
+            spans = dict(_by_document(keys, bounds, marks))
         for name in ("texts", "marks"):
             (work / name).unlink(missing_ok=True)
         (work / "spans.json").write_text(json.dumps(spans), encoding="utf-8")
@@ -68,13 +72,15 @@ class SubstringDedup:
         if self._read != state:
             self._read, self._spans = state, json.loads(state.read_text(encoding="utf-8"))
         spans = self._spans
-        return [_cut(record, spans.get(key_of(record).hex(), ())) for record in batch]
+        return [_cut(record, spans.get(key_of(record).hex(), ()), self._unit) for record in batch]
 
 
-def _cut(record: Record, spans: Sequence[Sequence[int]]) -> Verdict:
+def _cut(record: Record, repeated: Sequence[Sequence[int]], unit: Unit) -> Verdict:
+    text = text_to_change(record, "substring-dedup") if repeated else ""
+    spans = unit.spans(text, repeated)
     if not spans:
         return Verdict(True)
-    data = text_to_change(record, "substring-dedup").encode("utf-8", "surrogatepass")
+    data = text.encode("utf-8", "surrogatepass")
     ends = [0, *(end for _, end in spans)]
     left = b"".join(data[a:b] for a, b in zip(ends, [*(start for start, _ in spans), len(data)], strict=True))
     return rest(left.decode("utf-8", "surrogatepass"), {"repeated_bytes": len(data) - len(left)})
@@ -157,20 +163,9 @@ def merged(starts: np.ndarray, ends: np.ndarray) -> Spans:
     return list(zip(starts[heads].tolist(), ends[np.append(heads[1:], len(ends)) - 1].tolist(), strict=True))
 
 
-def _by_document(
-    keys: Sequence[str], bounds: np.ndarray, marks: np.ndarray, data: np.ndarray
-) -> Iterator[tuple[str, Spans]]:
-    """The marked spans of each document, from its first byte, rounded inwards to whole characters."""
+def _by_document(keys: Sequence[str], bounds: np.ndarray, marks: np.ndarray) -> Iterator[tuple[str, Spans]]:
+    """The marked spans of each document that has any, from its first number."""
     for key, start, end in zip(keys, bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         if marks[start:end].any():
             edges = np.flatnonzero(np.diff(marks[start:end].astype(np.int8), prepend=0, append=0)).tolist()
-            rounded = [_whole(data[start:end], *span) for span in zip(edges[::2], edges[1::2], strict=True)]
-            yield key, [(first, last) for first, last in rounded if first < last]
-
-
-def _whole(text: np.ndarray, start: int, end: int) -> tuple[int, int]:
-    while start < end and text[start] & 0xC0 == 0x80:
-        start += 1
-    while end > start and end < len(text) and text[end] & 0xC0 == 0x80:
-        end -= 1
-    return start, end
+            yield key, list(zip(edges[::2], edges[1::2], strict=True))
