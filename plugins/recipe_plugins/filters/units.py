@@ -2,7 +2,8 @@
 
 A unit turns a text into an array of numbers, and spans of the array back into spans of the text's UTF-8, rounded
 inwards to whole characters. Token ids are 32 bits, so no vocabulary is too large.
-Limit: what a tokeniser makes equal (by normalising, or because it does not know either) is equal here: take one of bytes, or of byte-level BPE.
+Limit: what a tokeniser makes equal (by normalising, or because it knows neither) is equal here: take one of bytes, or
+of byte-level BPE.
 """
 
 from __future__ import annotations
