@@ -1,7 +1,9 @@
 """A stage in a process of its own that kills itself at a set moment; run by `test_resume.py`.
 
-    python killable.py SPEC    SPEC is JSON: use, config, inputs {name: folder}, folder, kill {step | flush | stop}
+    python killable.py SPEC...    SPEC is JSON: use, config, inputs {name: folder}, folder, kill {step | flush | stop}
 
+Several are run one after another, each in a fork that has the libraries imported already; their exit statuses are
+printed as a list.
 Rows of metrics go to `rows.jsonl`, written and cut as the runner would. `kill: {step: 7}` is after the metrics of
 step 7 are out; `kill: {flush: 2}` is in the second checkpoint, with all its files there and no mark; `stop` is no kill,
 but what a signal does.
@@ -13,6 +15,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 from recipe_runner.artifacts import TYPES
@@ -60,5 +63,26 @@ def main(spec: dict) -> None:
     (folder / f"facts-{rank}.json").write_text(json.dumps(context.facts))
 
 
+def several(specs: list[dict]) -> list[int]:
+    """The exit statuses; negative for a signal."""
+    slot("stage", {"use": specs[0]["use"], **specs[0]["config"]}).build()  # imports, and starts no thread
+    statuses = []
+    for spec in specs:
+        child = os.fork()
+        if not child:
+            try:
+                main(spec)
+                os._exit(0)
+            finally:
+                traceback.print_exc()
+                os._exit(1)
+        statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    return statuses
+
+
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    given = [json.loads(text) for text in sys.argv[1:]]
+    if len(given) == 1:
+        main(given[0])
+    else:
+        print(json.dumps(several(given)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -61,6 +62,23 @@ def test_killed_and_resumed_equals_straight(pretrain, precision):
     status, rows = run(killed)
     assert status == 0
     assert rows == rows_of(straight)
+    assert payload(killed) == payload(straight)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_ten_kills_at_random_steps_change_nothing(pretrain, precision):
+    steps = 40
+    moments = sorted(random.Random(precision).sample(range(2, steps), 10))
+    execution = {"device": "cpu", "threads": 2, "checkpoint_every": 3}
+    settings = {"budget": {"steps": steps}, "precision": precision, "execution": execution}
+    straight, killed = pretrain("straight", **settings), pretrain("killed", **settings)
+    attempts = [{**killed, "kill": {"step": step}} for step in moments]
+    command = [sys.executable, KILLABLE, *map(json.dumps, [straight, *attempts, killed])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == [0, *[-signal.SIGKILL] * 10, 0], done.stderr[-3000:]
+    assert rows_of(killed) == rows_of(straight)
+    assert len(rows_of(straight)) == steps
     assert payload(killed) == payload(straight)
 
 
