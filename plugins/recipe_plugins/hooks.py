@@ -23,10 +23,11 @@ def register_components() -> Iterable[Component]:
 
 @hookimpl
 def check_recipe(recipe: Any) -> Iterable[Problem]:
-    """Hints at rates and scales that are out of the usual."""
+    """Files that are not there; hints at rates and scales that are out of the usual."""
     from recipe_plugins.hints import hints
+    from recipe_plugins.missing import missing
 
-    return hints(recipe)
+    return [*missing(recipe), *hints(recipe)]
 
 
 @hookimpl

@@ -133,6 +133,6 @@ def suggest(word: str, known: Iterable[str], *, noun: str = "") -> str:
     if close:
         return f"did you mean {close[0]!r}?"
     if not names:
-        return f"there is no {noun} at all" if noun else ""
+        return f"there are no {noun} at all" if noun else ""
     shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
     return f"{noun or 'known'}: {shown}"

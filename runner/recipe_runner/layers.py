@@ -41,9 +41,25 @@ def load_tree(file: Path, overrides: Sequence[str]) -> tuple[Tree, Layered]:
     if problems:
         raise InvalidRecipe(problems)
     merged = Layered()
-    for layer in [*found, *map(parse_override, overrides)]:
+    for layer in found:
         merged.add(*layer)
+    files = dict(merged.tree.get("vars") or {})
+    for layer in map(parse_override, overrides):
+        merged.add(*layer)
+    merged.problems += _unread(files, merged)
     return {key: _resolved(value, (key,), merged, ()) for key, value in merged.tree.items()}, merged
+
+
+def _unread(files: Mapping[str, Any], merged: Layered) -> list[Problem]:
+    """Variables that the command line sets, but no file has and nothing reads: misspelt, they would change nothing."""
+    own: Any = merged.tree.get("vars")
+    read = {match[2].split(".")[1] for match in _REFERENCE.finditer(str(merged.tree)) if match[2].startswith("vars.")}
+    new = [name for name in own if name not in files and name not in read] if isinstance(own, Mapping) else []
+    what = "no file of this recipe has the variable {!r}, and nothing reads it"
+    return [
+        problem_at(merged.origins, ("vars", name), what.format(name), suggest(name, files, noun="variables"))
+        for name in new
+    ]
 
 
 def _head_problems(tree: Tree, origins: Origins) -> Iterator[Problem]:

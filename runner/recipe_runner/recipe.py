@@ -175,6 +175,9 @@ def _problems(
     for entry in error.errors(include_url=False):
         loc = _real((*above, *entry["loc"]), tree, missing=entry["type"] in ("missing", "extra_forbidden"))
         places.setdefault(loc, []).append(entry)
+    for loc in [loc for loc, entries in places.items() if {e["type"] for e in entries} == {"too_short"}]:
+        if any(len(other) > len(loc) and other[: len(loc)] == loc for other in places):
+            del places[loc]  # entries that are wrong are not counted
     return [_problem(entries, loc, tree, origins, context) for loc, entries in places.items()]
 
 
@@ -213,6 +216,11 @@ def _worded(entry: Mapping[str, Any], loc: tuple[str, ...], tree: Tree, context:
     if kind == "component":
         first, _, rest = message.partition("\n")
         return first, rest
+    if kind == "slot" and isinstance(entry["input"], Mapping):  # a misspelt entry has no `use:`
+        close = suggest(loc[-1], [name for name in at(tree, loc[:-1]) if name != loc[-1]])
+        return message, close if close.startswith("did you mean") else ""
+    if kind in ("dict_type", "mapping_type", "model_type"):
+        return "a mapping is expected, `name: value`", ""
     error = entry.get("ctx", {}).get("error")
     if isinstance(error, RecipeError):
         return error.what, error.next

@@ -107,6 +107,7 @@ def test_the_readme_s_recipe_is_valid(tmp_path, monkeypatch):
 
     (text,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     (tmp_path / "mine.yaml").write_text(text)
+    (tmp_path / "pages.jsonl.zst").touch()
     assert list(load(str(tmp_path / "mine.yaml")).stages) == list(yaml.safe_load(text)["stages"])
 
 

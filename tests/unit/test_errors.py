@@ -81,4 +81,4 @@ def test_a_suggestion_is_close_or_a_list():
     assert suggest("adamv", ["lion", "adamw"]) == "did you mean 'adamw'?"
     assert suggest("xyz", ["lion", "adamw"], noun="optimizers") == "optimizers: adamw, lion"
     assert suggest("xyz", map(str, range(20)), noun="n").endswith(", …")
-    assert suggest("xyz", [], noun="optimizer") == "there is no optimizer at all"
+    assert suggest("xyz", [], noun="runs") == "there are no runs at all"

@@ -246,3 +246,20 @@ def test_what_is_resolved_loads_to_the_same_keys(bench):
     assert {n: identity(u.config) for n, u in bench.load().stages.items()} == {
         n: identity(u.config) for n, u in first.stages.items()
     }
+
+
+# ── what is misspelt ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_variable_that_nothing_reads_is_no_override(files):
+    """Misspelt, it would change nothing and say nothing."""
+    bench = files(base=BASE)
+    with pytest.raises(InvalidRecipe, match=r"no file of this recipe has the variable 'm', and nothing reads it"):
+        bench.load("vars.m=5")
+    assert bench.load("vars.m=5", "vars.n=${vars.m}").config("train").steps == 5
+
+
+def test_an_override_below_a_misspelt_entry_names_the_one_meant(files):
+    with pytest.raises(InvalidRecipe) as caught:
+        files(base=BASE).load("stages.trian.steps=5")
+    assert [problem.next for problem in caught.value.problems] == ["did you mean 'train'?"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -22,6 +23,16 @@ class JudgedConfig(TrainingConfig):
     ] = "model"
     max_dropped: Annotated[Share, Field(description="share of records that may be dropped")] = 0.01
 
+    @property
+    def answers_per_row(self) -> int:
+        """Answers, each with its prompt, that a row stands for: two of a pair."""
+        return 2
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step, padding included; drawing answers and a reference's pass are not counted."""
+        return self.answers_per_row * self.batch_size * self.sequence_length
+
     @model_validator(mode="after")
     def _in_rows(self) -> JudgedConfig:
         if self.budget.steps is None and self.budget.epochs is None:
@@ -33,13 +44,14 @@ class JudgedConfig(TrainingConfig):
         shape = known_shape(known, "model")
         optimizer: Any = self.optimizer.config
         parameters = shape.parameters if shape else known.fact("model", "parameters")
-        return training_estimate(
+        found = training_estimate(
             self,
             parameters=parameters,
             shape=shape,
             vocab_size=known.fact("model", "vocab_size"),
             state_bytes=None if parameters is None else optimizer.state_bytes(parameters),
         )
+        return replace(found, notes=[*UNKNOWN.notes, *found.notes]) if parameters is None else found
 
 
 class AligningConfig(JudgedConfig):

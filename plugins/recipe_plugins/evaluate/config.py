@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import ConfigDict, Field, model_validator
 
-from recipe_plugins.training.estimate import UNKNOWN, known_shape
+from recipe_plugins.training.estimate import known_shape
 from recipe_runner import Adapter, Config, Corpus, Estimate, Evaluation, Input, Known, Model, Ref, StageConfig, suggest
 
 MEASURES = ("bits_per_byte", "change", "answers", "exact_match", "facts")
@@ -19,6 +19,13 @@ Metric = Annotated[
         description="`model.measure.….name`, as in results.json; of `facts`, as in its manifest",
     ),
 ]
+
+
+NO_SHAPE = Estimate(
+    notes=[
+        "parameters and memory are unknown: no model's config is on this machine; an adapter's base is not looked up"
+    ]
+)
 
 
 class CorpusEntry(Config):
@@ -100,7 +107,7 @@ class EvaluateConfig(StageConfig):
         shapes = [known_shape(known, f"models.{name}") for name in self.models]
         largest = max((shape.parameters for shape in shapes if shape), default=None)
         if largest is None:
-            return UNKNOWN
+            return NO_SHAPE
         each = 4 if self.precision == "fp32" else 2
         return Estimate(parameters=largest, trainable=0, memory={"weights": each * largest})
 

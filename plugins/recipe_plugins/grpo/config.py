@@ -30,3 +30,8 @@ class GrpoConfig(AligningConfig):
         if self.max_new_tokens >= self.sequence_length:
             raise ValueError("max_new_tokens leaves no room for a prompt: raise sequence_length, or lower it")
         return self
+
+    @property
+    def answers_per_row(self) -> int:
+        """Those of a group."""
+        return self.group

@@ -238,7 +238,9 @@ class MergeConfig(StageConfig):
         """
         name = "model" if self.model is not None else f"models.{next(iter(self.models))}.model"
         shape = known_shape(known, name)
-        if shape is None or (self.method is not None and isinstance(self.method.config, PassthroughConfig)):
+        if self.method is not None and isinstance(self.method.config, PassthroughConfig):
+            return Estimate(notes=["parameters are unknown: layers are put on top of each other, which is not counted"])
+        if shape is None:
             return UNKNOWN
         return Estimate(
             parameters=shape.parameters,

@@ -22,3 +22,8 @@ class PreferenceConfig(AligningConfig):
     heldout_pairs: Annotated[
         int, Field(ge=0, description="held-out records of a domain that margins are measured on")
     ] = 256
+
+    @property
+    def answers_per_row(self) -> int:
+        """Two of a pair, one of answers that are judged alone."""
+        return 2 if getattr(self.objective.config, "takes", "pairs") == "pairs" else 1

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from recipe_plugins.training.estimate import known_shape, training_estimate
+from recipe_plugins.training.estimate import UNKNOWN, known_shape, training_estimate
 from recipe_plugins.training.tuning_config import TuningConfig
 from recipe_runner import Estimate, Known, Model
 
@@ -21,10 +22,11 @@ class SftConfig(TuningConfig):
         shape = known_shape(known, "model")
         parameters = shape.parameters if shape else known.fact("model", "parameters")
         optimizer: Any = self.optimizer.config
-        return training_estimate(
+        found = training_estimate(
             self,
             parameters=parameters,
             shape=shape,
             vocab_size=known.fact("model", "vocab_size"),
             state_bytes=None if parameters is None else optimizer.state_bytes(parameters),
         )
+        return replace(found, notes=[*UNKNOWN.notes, *found.notes]) if parameters is None else found

@@ -29,7 +29,12 @@ Layout = Literal["fp32", "bf16", "bf16-master"]
 """Where the bytes of training go: fp32 throughout; fp32 weights under bf16 autocast; bf16 weights with fp32 masters."""
 
 
-UNKNOWN = Estimate(notes=["parameters, memory and FLOPs are unknown: the model's config is not on this machine"])
+UNKNOWN = Estimate(
+    notes=[
+        "parameters, memory and FLOPs are unknown: the model's config is not on this machine, or of a type that is not "
+        "counted; `hf download NAME config.json --revision COMMIT` brings one"
+    ]
+)
 """What is estimated of a stage whose model cannot be looked at, and is of no type whose parameters are counted."""
 
 

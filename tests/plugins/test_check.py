@@ -1,0 +1,40 @@
+"""What `check` and `plan` say: files that are not there, models that are not, and rows of several answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from recipe_runner import Known
+from recipe_runner.errors import InvalidRecipe
+from recipe_runner.recipe import load
+
+
+def test_files_that_are_not_there_are_problems_of_check(tmp_path):
+    (tmp_path / "there.jsonl").write_text("{}")
+    source = "stages.corpus.sources.web={use: jsonl, path: %s}"
+    load("recipes/tiny.yaml", [source % (tmp_path / "there.jsonl")])
+    load("recipes/tiny.yaml", [source % "s3://elsewhere/pages.jsonl"])
+    with pytest.raises(InvalidRecipe) as caught:
+        load("recipes/tiny.yaml", [source % (tmp_path / "tere.jsonl")])
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.next) == ("stages.corpus.sources.web.path", "did you mean 'there.jsonl'?")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "stage"), [("sft-full-1b", "chat"), ("lora-8b", "adapter"), ("dpo-8b", "preferred")]
+)
+def test_a_model_that_is_not_here_costs_nobody_knows_what(recipe, stage):
+    known: Any = Known({})
+    assert "unknown" in load(f"recipes/{recipe}.yaml").config(stage).estimate(known).notes[0]
+
+
+def test_a_row_of_a_stage_with_judged_answers_is_as_many_as_it_stands_for():
+    def rows(recipe: str, stage: str, *overrides: str) -> float:
+        config: Any = load(f"recipes/{recipe}.yaml", overrides).config(stage)
+        return config.tokens_per_step / config.sequence_length / config.batch_size
+
+    assert rows("dpo-8b", "preferred") == 2
+    assert rows("dpo-8b", "preferred", "stages.preferred.objective=kto") == 1
+    assert rows("grpo-tiny", "brief", "stages.brief.group=12") == 12
