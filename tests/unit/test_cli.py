@@ -262,6 +262,12 @@ def test_a_component_is_shown_with_its_defaults(recipe):
     (found,) = recipe("plugins", "show", "toy-train", "--json").json
     assert found["fields"]["steps"] == 10
     assert found["fields"]["rule"] == "plus"
+    shown = recipe("plugins", "show", "toy-train").err
+    rows = {words[0]: words[1:] for line in shown.splitlines() if (words := line.split())}
+    assert rows["steps"] == ["integer", "10"]
+    assert rows["execution.processes"][:4] == ["integer", "≥", "1", "1"]
+    assert rows["rule"][-2:] == ["toy-rule", "plus"]
+    assert "execution.device" in rows
     said = recipe("plugins", "show", "toy-trian")
     assert said.code == 2
     assert "did you mean 'toy-train'?" in said.err

@@ -31,13 +31,19 @@ def list_plugins(switches: Switches, json: bool) -> None:
 
 
 def show_plugin(switches: Switches, name: str, json: bool) -> None:
-    """The components of a plugin, given by entry point or distribution, or the components called `name`."""
+    """The components of a plugin, given by entry point or distribution, or those called `name` field by field."""
     plugins = load_plugins(switches)
     dists = {record.dist for record in plugins.records if name in (record.name, record.dist)}
     found = [component for component in plugins.registry if component.dist in dists or component.name == name]
     if not found:
         known = [c.name for c in plugins.registry] + [r.dist for r in plugins.records]
         raise UsageError(f"no plugin or component is called {name!r}", next=suggest(name, known, noun="installed"))
+    if not (json or dists):
+        from recipe_runner.commands.fields import fields_table
+        from recipe_runner.commands.tables import show
+
+        show([fields_table(component) for component in found])
+        return
     answer(json, name, [{**asdict(c), "fields": _fields(c)} for c in found], "kind, name, version, summary, fields")
 
 
