@@ -57,7 +57,7 @@ class Decoder(Config):
             )
         decided = [name for name in ("hidden_size", "num_hidden_layers") if name not in missing]
         if len(dials) == 2 or (dials and decided):
-            raise ValueError(f"{' and '.join([*dials, *decided])} decide the same; give one of them")
+            raise ValueError(f"{' and '.join([*dials, *decided])} decide the same; give one, and null for the other")
         if not dials:
             self._fits()
         return self

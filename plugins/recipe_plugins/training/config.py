@@ -67,7 +67,10 @@ class Budget(Config):
     def _one_unit(self) -> Budget:
         given = [unit for unit in UNITS if getattr(self, unit) is not None]
         if len(given) != 1:
-            raise ValueError(f"exactly one of {', '.join(UNITS)} is expected, got {' and '.join(given) or 'none'}")
+            hint = f"; a unit that another layer gave is taken away by `{given[0]}: null`" if given else ""
+            raise ValueError(
+                f"exactly one of {', '.join(UNITS)} is expected, got {' and '.join(given) or 'none'}{hint}"
+            )
         return self
 
     def steps_for(
