@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from recipe_plugins.adapters.config import AdapterMethod
 from recipe_plugins.training.config import TrainingConfig
-from recipe_plugins.training.estimate import UNKNOWN, adapter_estimate, known_shape, training_estimate
+from recipe_plugins.training.estimate import UNKNOWN, adapter_estimate, known_shape, tuning_estimate
 from recipe_runner import Adapter, Artifact, Corpus, Estimate, Input, Known, Model, Ref, Share, Slot, Use
 
 
@@ -41,17 +40,7 @@ class JudgedConfig(TrainingConfig):
 
     def estimate(self, known: Known) -> Estimate:
         """From the model's shape, as if every row were one of `sequence_length` tokens, and every weight trained."""
-        shape = known_shape(known, "model")
-        optimizer: Any = self.optimizer.config
-        parameters = shape.parameters if shape else known.fact("model", "parameters")
-        found = training_estimate(
-            self,
-            parameters=parameters,
-            shape=shape,
-            vocab_size=known.fact("model", "vocab_size"),
-            state_bytes=None if parameters is None else optimizer.state_bytes(parameters),
-        )
-        return replace(found, notes=[*UNKNOWN.notes, *found.notes]) if parameters is None else found
+        return tuning_estimate(self, known)
 
 
 class AligningConfig(JudgedConfig):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
+from recipe_plugins.filters.rules.config import Pattern
 from recipe_runner import Config, Record
 
 
@@ -37,17 +37,6 @@ class RewardOptions(Config):
     """What a recipe adds to a reward."""
 
     weight: Annotated[float, Field(description="of this reward in their sum")] = 1.0
-
-
-def _pattern(text: str) -> str:
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from None
-    return text
-
-
-Pattern = Annotated[str, AfterValidator(_pattern)]
 
 
 class ExactMatchConfig(Config):

@@ -16,16 +16,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar, Generic, TypeVar
 
 import zstandard
 
+from recipe_plugins.sources.config import FilesConfig
 from recipe_plugins.sources.remote import Remote, is_remote, listed, opened
-from recipe_runner import RecipeError, suggest
+from recipe_runner import Piece, RecipeError, suggest
 
 CHUNK = 1 << 20
 Found = Path | Remote
 """A file of this machine, or at a URL."""
+C = TypeVar("C", bound=FilesConfig)
 
 
 def matching(path: str, suffixes: Sequence[str] = ()) -> Sequence[Found]:
@@ -177,3 +179,28 @@ class Placed(dict[str, Any]):
     def where(self) -> str:
         """`file:line`."""
         return self._place(self._line)
+
+
+class FileSource(Generic[C]):
+    """What the sources of files share: which they are, how they are known. A file is a piece, unless they say more."""
+
+    suffixes: ClassVar[Sequence[str]] = ()  # what is taken of a folder; everything, if none are given
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    def files(self) -> Sequence[Found]:
+        """The files, in the order of their names. Raises `RecipeError` where there is none."""
+        return matching(self.config.path, self.suffixes)
+
+    def name(self, file: Found) -> str:
+        """A file's name, relative to what was asked for."""
+        return named(file, root_of(self.config.path))
+
+    def revision(self) -> tuple[str, bool]:
+        """A digest of names, sizes and contents."""
+        return revision(self.files(), root_of(self.config.path))
+
+    def pieces(self) -> Sequence[Piece]:
+        """Files, in the order of their names."""
+        return [Piece(self.name(file), file) for file in self.files()]

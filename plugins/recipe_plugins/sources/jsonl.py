@@ -12,43 +12,30 @@ from typing import Any
 
 from recipe_plugins.sources.config import JsonlConfig
 from recipe_plugins.sources.files import (
+    FileSource,
     Found,
     Placed,
     chunks,
     lines,
-    matching,
-    named,
     packed,
-    revision,
-    root_of,
     size_of,
 )
 from recipe_runner import BadRow, Piece, Row
 
 RANGE, LEAST, PARTS = 16_000_000, 2_000_000, 16
 """Bytes of a plain file that make a piece, at most and at least, and the pieces that a file has before they grow."""
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
 
 
-class Jsonl:
+class Jsonl(FileSource[JsonlConfig]):
     """A file, a folder or a glob of JSON Lines."""
 
-    def __init__(self, config: JsonlConfig) -> None:
-        self.config = config
-
-    def revision(self) -> tuple[str, bool]:
-        """A digest of names, sizes and contents."""
-        return revision(self._files(), root_of(self.config.path))
-
-    def _files(self) -> Sequence[Found]:
-        return matching(self.config.path, SUFFIXES)
+    suffixes = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
 
     def pieces(self) -> Sequence[Piece]:
         """Ranges of bytes, in the order of the files' names."""
-        root = root_of(self.config.path)
         return [
-            Piece(f"{named(file, root)}@{start}", (file, start, end))
-            for file in self._files()
+            Piece(f"{self.name(file)}@{start}", (file, start, end))
+            for file in self.files()
             for start, end in ranges(file)
         ]
 

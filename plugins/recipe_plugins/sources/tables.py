@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from recipe_plugins.sources.config import CsvConfig, ParquetConfig
-from recipe_plugins.sources.files import Found, Placed, chunks, lines, matching, named, revision, root_of, stream
+from recipe_plugins.sources.files import FileSource, Found, Placed, chunks, lines, stream
 from recipe_plugins.sources.remote import Remote
 from recipe_runner import BadRow, Piece, RecipeError, Row
 
@@ -20,25 +20,16 @@ ROWS = 1_000
 """Rows of a Parquet file that are held at once."""
 
 
-class Parquet:
+class Parquet(FileSource[ParquetConfig]):
     """A file, a folder or a glob of Parquet files; a row group is a piece."""
 
-    def __init__(self, config: ParquetConfig) -> None:
-        self.config = config
-
-    def _files(self) -> Sequence[Found]:
-        return matching(self.config.path, (".parquet",))
-
-    def revision(self) -> tuple[str, bool]:
-        """A digest of names, sizes and contents."""
-        return revision(self._files(), root_of(self.config.path))
+    suffixes = (".parquet",)
 
     def pieces(self) -> Sequence[Piece]:
         """Row groups, in the order of the files' names."""
-        root = root_of(self.config.path)
         return [
-            Piece(f"{named(file, root)}@{group}", (file, group))
-            for file in self._files()
+            Piece(f"{self.name(file)}@{group}", (file, group))
+            for file in self.files()
             for group in range(self._groups(file))
         ]
 
@@ -74,23 +65,10 @@ class Parquet:
             yield found
 
 
-class Csv:
+class Csv(FileSource[CsvConfig]):
     """A file, a folder or a glob of CSV files; the first line names the columns."""
 
-    def __init__(self, config: CsvConfig) -> None:
-        self.config = config
-
-    def _files(self) -> Sequence[Found]:
-        return matching(self.config.path, (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.zst", ".tsv.zst"))
-
-    def revision(self) -> tuple[str, bool]:
-        """A digest of names, sizes and contents."""
-        return revision(self._files(), root_of(self.config.path))
-
-    def pieces(self) -> Sequence[Piece]:
-        """Files, in the order of their names."""
-        root = root_of(self.config.path)
-        return [Piece(named(file, root), file) for file in self._files()]
+    suffixes = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.zst", ".tsv.zst")
 
     def read(self, piece: Piece) -> Iterator[Row | BadRow]:
         """One row a line of values; one with too many or too few of them is bad."""

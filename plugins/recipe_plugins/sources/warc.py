@@ -12,11 +12,11 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from recipe_plugins.sources.config import WarcConfig
 from recipe_plugins.sources.extraction import Extractor
-from recipe_plugins.sources.files import Found, chunks, matching, named, revision, root_of
+from recipe_plugins.sources.files import FileSource, Found, chunks
 from recipe_runner import BadRow, Piece, RecipeError, Row
 
 HEADERS = 1 << 16
@@ -24,23 +24,10 @@ HEADERS = 1 << 16
 ENTRY = re.compile(rb"^([!-9;-~]+):[ \t]*(.*?)[ \t]*$", re.M)
 
 
-class Warc:
+class Warc(FileSource[WarcConfig]):
     """A file, a folder or a glob of WARC or WET files, plain or in gzip members."""
 
-    def __init__(self, config: WarcConfig) -> None:
-        self.config = config
-
-    def _files(self) -> Sequence[Found]:
-        return matching(self.config.path, (".warc", ".warc.gz", ".wet", ".wet.gz", ".warc.zst"))
-
-    def revision(self) -> tuple[str, bool]:
-        """A digest of names, sizes and contents."""
-        return revision(self._files(), root_of(self.config.path))
-
-    def pieces(self) -> Sequence[Piece]:
-        """Files, in the order of their names."""
-        root = root_of(self.config.path)
-        return [Piece(named(file, root), file) for file in self._files()]
+    suffixes = (".warc", ".warc.gz", ".wet", ".wet.gz", ".warc.zst")
 
     def read(self, piece: Piece) -> Iterator[Row | BadRow]:
         """One row a page: `id`, `text`, and `url` and `date` in `meta`."""

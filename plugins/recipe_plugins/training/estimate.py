@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from recipe_plugins.training.config import CHINCHILLA, LoopConfig
+from recipe_plugins.training.config import CHINCHILLA, LoopConfig, TrainingConfig
 from recipe_runner import Estimate, Known, KnownInput, RecipeError
 
 FAMILY = {
@@ -212,6 +212,20 @@ def training_estimate(
         facts={"shape": shape.facts() if shape else None, "vocab_size": vocab_size, "optimizer_bytes": state_bytes},
         notes=notes,
     )
+
+
+def tuning_estimate(config: TrainingConfig, known: Known) -> Estimate:
+    """The estimate of a stage that trains every weight of its input `model`."""
+    shape, optimizer = known_shape(known, "model"), config.optimizer.config
+    parameters = shape.parameters if shape else known.fact("model", "parameters")
+    found = training_estimate(
+        config,
+        parameters=parameters,
+        shape=shape,
+        vocab_size=known.fact("model", "vocab_size"),
+        state_bytes=None if parameters is None else optimizer.state_bytes(parameters),  # type: ignore[attr-defined]
+    )
+    return replace(found, notes=[*UNKNOWN.notes, *found.notes]) if parameters is None else found
 
 
 def adapter_estimate(config: LoopConfig, shape: Shape, method: Any, optimizer: Any) -> Estimate:

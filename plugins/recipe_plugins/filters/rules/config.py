@@ -126,10 +126,14 @@ def _pattern(text: str) -> str:
     return text
 
 
+Pattern = Annotated[str, AfterValidator(_pattern)]
+"""A regular expression of Python's."""
+
+
 class RegexConfig(Config):
     """A pattern in the syntax of Python's `re`, looked for anywhere in the text."""
 
-    pattern: Annotated[str, AfterValidator(_pattern)] = Field(min_length=1)
+    pattern: Pattern = Field(min_length=1)
     action: Literal["drop", "keep", "replace"] = Field(
         description="drop or keep documents that hold it, or replace what matches"
     )
