@@ -31,7 +31,7 @@ tiny: $(INSTALLED)
 	$(BIN)/recipe run recipes/tiny.yaml
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

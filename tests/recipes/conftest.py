@@ -14,13 +14,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All that use the common store go to one process of `pytest -n`, which pays for the base once."""
-    for item in items:
-        if item.path.parent == Path(__file__).parent and "store" in item.fixturenames:  # type: ignore[attr-defined]
-            item.add_marker(pytest.mark.xdist_group("store"))
-
-
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The command `recipe`, in a process of its own."""
     command = [sys.executable, "-m", "recipe_runner.cli", *arguments]
@@ -57,7 +50,8 @@ class Ran:
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One store for all tiny recipes, so that the base is paid for once."""
+    """One store for all tiny recipes, so that the base is paid for once: only `test_shipped.py` may use it, since
+    `pytest -n 2 --dist loadfile` gives each file to one process."""
     return tmp_path_factory.mktemp("store")
 
 
