@@ -203,6 +203,6 @@ def test_what_cannot_be_asked_is_counted(chat, config, tmp_path):
 def test_steps_whose_answers_are_worth_the_same_may_pass_but_not_all_of_them(chat, asked, config, tmp_path):
     """A step without a gradient is no fault of the adapter; a run without one has taught nothing, and says so."""
     config |= {"budget": {"steps": 2}, "adapter": {"use": "lora", "r": 4}, "group": 2, "batch_size": 2}
-    config["rewards"] = {"right": {"use": "exact-match", "within": "[0-9]+"}}
+    config["rewards"] = {"never": {"use": "format", "pattern": "(?!)"}}
     with pytest.raises(RecipeError, match="training did not change the adapter"):
         make("grpo", config, tmp_path, inputs={"chat": chat, "asked": asked})
