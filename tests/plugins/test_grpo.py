@@ -152,10 +152,8 @@ def test_micro_batches_do_not_change_the_step(chat, asked, config, tmp_path):
 
 @slow
 def test_a_reward_that_tells_no_answer_from_another_is_a_warning(chat, asked, config, tmp_path):
-    pytest.importorskip("bitsandbytes")
-    config |= {"rewards": {"never": {"use": "format", "pattern": "never"}}, "budget": {"steps": 2}}
-    changes = {"adapter": {"use": "qlora", "r": 4}, "precision": "bf16", "heldout_prompts": 0}
-    made = make("grpo", {**config, **changes}, tmp_path, inputs={"chat": chat, "asked": asked})
+    config |= {"rewards": {"never": {"use": "format", "pattern": "(?!)"}}, "budget": {"steps": 2}, "heldout_prompts": 0}
+    made = make("grpo", config, tmp_path, inputs={"chat": chat, "asked": asked})
     assert made.manifest["warnings"] == [
         "2 steps in a row taught nothing: all answers to each prompt were worth the same"
     ]

@@ -49,14 +49,9 @@ class Learner:
         row = {"input_ids": np.asarray(ids), "position_ids": np.arange(len(ids))}
         return attach(self.method, model, self.tokenizer, row, seed=self.ctx.seed("adapter"))
 
-    def train(
-        self, model: Any, rows: Rows, trainer: type[RecipeTrainerMixin], *, must_move: bool, **bound: Any
-    ) -> TrainResult:
-        """Train `model` in place with `trainer`, whose class gets what is `bound` to it.
-
-        With `must_move`, a first step that moves no weight of an adapter is an error.
-        """
-        bases = (MovesAdapter, trainer) if self.method is not None and must_move else (trainer,)
+    def train(self, model: Any, rows: Rows, trainer: type[RecipeTrainerMixin], **bound: Any) -> TrainResult:
+        """Train `model` in place with `trainer`, whose class gets what is `bound` to it."""
+        bases = (trainer,) if self.method is None else (MovesAdapter, trainer)
         return train(
             self.ctx,
             self.config,

@@ -48,7 +48,6 @@ class GrpoStage:
             model,
             rows,
             GrpoTrainer,
-            must_move=False,  # a step's answers may all be worth the same
             settings=config,
             prompts=rows.prompts,
             renderer=learner.renderer,

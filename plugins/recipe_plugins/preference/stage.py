@@ -54,7 +54,7 @@ class PreferenceStage:
         rows = ExampleRows(folder, self._reference(ctx, model, Documents(folder)))
         model = learner.adapted(model, rows.stored[0][0])
         bound = {"objective": self.objective, "takes": self.about.takes}
-        result = learner.train(model, rows, PreferenceTrainer, must_move=True, **bound)
+        result = learner.train(model, rows, PreferenceTrainer, **bound)
         if ctx.rank:
             return
         found, samples = self._measured(model, renderer, heldout, before)
