@@ -112,3 +112,32 @@ def test_a_mixture_of_experts_that_was_stopped_goes_on_bit_for_bit(tmp_path, pre
     assert told[0] == told[1]
     assert 0 < len(first.rows) < 6
     assert folder_files(second.payload) == folder_files(straight.payload)
+
+
+@pytest.mark.parametrize("use", ["preference", "reward"])
+def test_a_mixture_of_experts_learns_from_pairs_without_the_balancing_loss(tmp_path, tiny_tokeniser, use):
+    """Their losses are not of tokens: no balance is added, so none is told."""
+    import torch
+    from transformers import AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    from recipe_runner import Model
+    from recipe_runner.testing import LocalContext, slot
+
+    from .conftest import TUNING, turn, write_conversations
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokeniser.payload)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4}
+    routed = {"head_dim": 8, "moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 1}
+    config = Qwen3MoeConfig(vocab_size=len(tokenizer), router_aux_loss_coef=0.01, **shape, **routed)
+    Qwen3MoeForCausalLM(config).save_pretrained(tmp_path / "moe/payload")
+    tokenizer.save_pretrained(tmp_path / "moe/payload")
+    rejected = [{"role": "assistant", "content": "No."}]
+    rows = [turn(f"Is it {n}?", "Yes.", preference={"prompt": 1, "rejected": rejected}) for n in range(8)]
+    corpus = write_conversations(tmp_path / "pairs", {"pairs": {"train": rows}})
+    inputs = {"moe": Model(tmp_path / "moe", "0" * 64, {"facts": {}}), "pairs": corpus}
+    settings = {**TUNING, "model": "moe", "corpus": "pairs", "template": "chatml", "budget": {"steps": 2}}
+    context = LocalContext(tmp_path / "made", inputs=inputs)
+    slot("stage", {"use": use, **settings}).build().run(context)
+    assert [row["step"] for row in context.rows] == [1, 2]
+    assert "balance" not in context.rows[0]

@@ -53,7 +53,7 @@ class RecipeTrainerMixin(Resumable):
     arguments_class: type[TrainingArguments] = TrainingArguments
     library_arguments: Mapping[str, Any] = {}
     moves_at_once: bool = True  # whether the first step must have a gradient
-    cross_entropy: bool = True  # whether that is the loss, so that z_loss and chunks of it make sense
+    cross_entropy: bool = True  # whether that is the loss: else no z_loss, no chunks of it, no balance of experts
 
     args: Any  # the library's
 
@@ -67,7 +67,7 @@ class RecipeTrainerMixin(Resumable):
         self.model_accepts_loss_kwargs = True  # tells Trainer that the loss is scaled for the whole step already
         self._step_loss = torch.zeros((), device=self.args.device)
         self.head = chunked_head(self.model, job.head_dtype) if job.chunked_loss else None
-        self.routing = Routing.of(library["model"].config, job.batch_size)
+        self.routing = Routing.of(library["model"].config, job.batch_size) if self.cross_entropy else None
         self.branch_step = end_of_stable(job.schedule, job.steps) if job.branch else None
         self.batches = StepBatches(
             len(job.rows),
