@@ -293,6 +293,18 @@ def test_passthrough_stacks_layers(chat, tiny_base, tmp_path):
         stage(tmp_path / "b", {"chat": chat, "base": tiny_base}, {"chat": "chat", "base": "base"}, method)
 
 
+@pytest.mark.parametrize(("key", "value"), [("num_attention_heads", 2), ("rms_norm_eps", 0.1)])
+def test_models_that_compute_something_else_with_such_weights_are_refused(chat, tiny_base, tmp_path, key, value):
+    import shutil
+
+    shutil.copytree(tiny_base.payload, tmp_path / "other")
+    path = tmp_path / "other" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    other = Artifact(tmp_path / "other", "", {})
+    with pytest.raises(RecipeError, match=f"other and chat differ in their {key}"):
+        stage(tmp_path / "merged", {"chat": chat, "other": other}, {"chat": "chat", "other": "other"}, "linear")
+
+
 def test_models_of_other_vocabularies_are_refused(chat, tiny_base, tmp_path):
     import shutil
 

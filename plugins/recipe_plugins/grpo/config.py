@@ -29,6 +29,8 @@ class GrpoConfig(AligningConfig):
     def _room(self) -> GrpoConfig:
         if self.max_new_tokens >= self.sequence_length:
             raise ValueError("max_new_tokens leaves no room for a prompt: raise sequence_length, or lower it")
+        if self.skip_spikes:
+            raise ValueError("skip_spikes: the loss of a step is 0 here, and its rounding no spike")
         return self
 
     @property

@@ -30,6 +30,13 @@ from recipe_plugins.training.loading import DTYPES, load_model, load_tokenizer
 from recipe_plugins.training.machine import device
 from recipe_runner import Artifact, Model, RecipeError, StageContext, Use
 
+COMPUTED = (
+    "model_type", "tie_word_embeddings", "num_attention_heads", "num_key_value_heads", "head_dim", "n_head",
+    "rope_theta", "rope_scaling", "rope_parameters", "rms_norm_eps", "layer_norm_epsilon", "hidden_act",
+    "activation_function", "sliding_window", "num_experts_per_tok", "norm_topk_prob",
+)  # fmt: skip
+"""Keys of a config that decide what is computed with weights of the same shapes."""
+
 VOCABULARIES = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt")
 """Where the vocabulary of a tokeniser stands that has no `tokenizer.json`."""
 
@@ -40,7 +47,7 @@ def merge_models(ctx: StageContext, config: MergeConfig, use: Use[MergeMethod]) 
     base = None if config.model is None else ctx.open(config.model)
     inputs = {**artifacts, **({"the base": base} if base else {})}
     first = next(iter(artifacts.values()))
-    _one_vocabulary({name: artifact.payload for name, artifact in inputs.items()})
+    _one_model({name: artifact.payload for name, artifact in inputs.items()})
     folder = ctx.work / "merged"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -83,21 +90,19 @@ def _write_weights(
         (folder / "config.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _one_vocabulary(folders: Mapping[str, Path]) -> None:
-    """Raise `RecipeError` unless all have one tokeniser, and one way to store the head."""
+def _one_model(folders: Mapping[str, Path]) -> None:
+    """Raise `RecipeError` unless all have one tokeniser, and configs that compute the same with the same weights."""
     (first, folder), *others = folders.items()
     for name, other in others:
-        for what, read in (("tokeniser", tokeniser_digest), ("tying of head and embedding", _tied)):
-            if read(other) != read(folder):
-                raise RecipeError(
-                    f"{name} and {first} differ in their {what}",
-                    next="only models with one vocabulary can be merged: those that were fine-tuned from one model",
-                )
-
-
-def _tied(folder: Path) -> bool:
-    keys = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return bool(keys.get("tie_word_embeddings"))
+        keys, theirs = (json.loads((path / "config.json").read_text(encoding="utf-8")) for path in (folder, other))
+        found = [key for key in COMPUTED if (keys.get(key) or None) != (theirs.get(key) or None)]
+        if tokeniser_digest(other) != tokeniser_digest(folder):
+            found.insert(0, "tokeniser")
+        if found:
+            raise RecipeError(
+                f"{name} and {first} differ in their {', '.join(found)}",
+                next="only models that were fine-tuned from one model can be merged",
+            )
 
 
 def tokeniser_digest(folder: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recipe_plugins.adapters.aligning_config import AligningConfig
 from recipe_plugins.objectives.config import Objective
@@ -22,6 +22,12 @@ class PreferenceConfig(AligningConfig):
     heldout_pairs: Annotated[
         int, Field(ge=0, description="held-out records of a domain that margins are measured on")
     ] = 256
+
+    @model_validator(mode="after")
+    def _one_rounding(self) -> PreferenceConfig:
+        if self.precision == "bf16-master" and self.adapter is None:
+            raise ValueError("precision: the reference is not rounded as bf16-master rounds what trains; take bf16")
+        return self
 
     @property
     def answers_per_row(self) -> int:
