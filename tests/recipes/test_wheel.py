@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -51,8 +52,10 @@ def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
     subprocess.run([*command, "--force-reinstall", *map(str, wheels)], check=True)
 
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # which other tests set
+
     def call(name: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run([folder / "bin" / name, *words], cwd=cwd, capture_output=True, text=True)
+        done = subprocess.run([folder / "bin" / name, *words], cwd=cwd, env=bare, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done
 
