@@ -174,7 +174,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes_and_the_same_reference(chat
     stage = slot("stage", {"use": "preference", **config})
     with pytest.raises(Interrupted):
         stage.build().run(Stopped(tmp_path / "cut", inputs=inputs))
-    kept = tmp_path / "cut/work/reference-000000/log_probs.npy"
+    kept = tmp_path / "cut" / "work" / "reference-000000" / "log_probs.npy"
     os.utime(kept, ns=(1, 1))
     context = LocalContext(tmp_path / "cut", inputs=inputs)
     stage.build().run(context)

@@ -80,7 +80,7 @@ def test_answers_that_do_not_fit_fail_before_training(tiny_base, conversations, 
         make("sft", {**tuning, "model": "b", "corpus": "c", "sequence_length": 64}, tmp_path / "chat",
              inputs={"b": tiny_base, "c": corpus})  # fmt: skip
     assert caught.value.next.startswith("set sequence_length to ")
-    assert not (tmp_path / "chat/work/checkpoints").exists()
+    assert not (tmp_path / "chat" / "work" / "checkpoints").exists()
 
 
 def test_text_is_refused(tiny_base, tiny_corpus, tuning, tmp_path):

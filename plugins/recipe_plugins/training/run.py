@@ -86,15 +86,7 @@ def train(
     """
     set_threads(config.execution)
     rows_at_once, accumulation = micro_batch(config, ctx.world_size)
-    if config.execution.strategy == "deepspeed":
-        raise RecipeError(
-            "execution.strategy: deepspeed is not in this version",
-            next="use strategy: fsdp, with shard: optimizer-and-gradients for ZeRO-2 or shard: all for ZeRO-3",
-        )
-    if config.z_loss and not trainer.cross_entropy:
-        raise RecipeError("z_loss belongs to the cross-entropy of tokens, and this stage trains on another loss")
-    if not len(rows):
-        raise RecipeError("there is no row to train on", next="look at the ledger of the corpus")
+    _refuse(config, rows, trainer)
     attention = chosen(config, device(config.execution))
     set_attention(model, attention)
     if config.precision == "bf16-master":
@@ -139,17 +131,35 @@ def train(
     loop.train()
     if loop.interrupted:
         raise Interrupted(f"stopped after step {loop.state.global_step} of {steps}, which is saved")
-    loop.accelerator.unwrap_model(loop.model_wrapped, keep_fp32_wrapper=False)
-    if trained is not model:
-        _gather(trained, model)
-        model.to(arguments.device)  # type: ignore[arg-type]
-    set_attention(model, "sdpa")  # what is asked of it from here on is not packed
-    if loop.kept_step is not None:
-        checkpoints.load_weights(model, loop.root / f"step-{loop.kept_step}" / checkpoints.WEIGHTS)
-    model.eval()
+    _finish(loop, trained, model)
     if config.skip_spikes:
         ctx.note(skipped_steps=loop.spikes.skipped)
     return _result(loop)
+
+
+def _refuse(config: LoopConfig, rows: Rows, trainer: type[RecipeTrainerMixin]) -> None:
+    """Raise `RecipeError` for what cannot be trained."""
+    if config.execution.strategy == "deepspeed":
+        raise RecipeError(
+            "execution.strategy: deepspeed is not in this version",
+            next="use strategy: fsdp, with shard: optimizer-and-gradients for ZeRO-2 or shard: all for ZeRO-3",
+        )
+    if config.z_loss and not trainer.cross_entropy:
+        raise RecipeError("z_loss belongs to the cross-entropy of tokens, and this stage trains on another loss")
+    if not len(rows):
+        raise RecipeError("there is no row to train on", next="look at the ledger of the corpus")
+
+
+def _finish(loop: Any, trained: PreTrainedModel, model: PreTrainedModel) -> None:
+    """Leave in `model` the weights that are the result, out of autocast and shards, to be asked what is not packed."""
+    loop.accelerator.unwrap_model(loop.model_wrapped, keep_fp32_wrapper=False)
+    if trained is not model:
+        _gather(trained, model)
+        model.to(loop.args.device)  # type: ignore[arg-type]
+    set_attention(model, "sdpa")
+    if loop.kept_step is not None:
+        checkpoints.load_weights(model, loop.root / f"step-{loop.kept_step}" / checkpoints.WEIGHTS)
+    model.eval()
 
 
 def _chunked(config: LoopConfig, rows_at_once: int, model: PreTrainedModel) -> bool:
