@@ -140,6 +140,104 @@ def merge(base: Model, adapter: Adapter, folder, **settings):
     return AutoModelForCausalLM.from_pretrained(made.payload, dtype=torch.float32).eval()
 
 
+PAIRS = [
+    ("tied", "lora", "rslora"),
+    ("tied", "dora", "lora-rows"),
+    ("tied", "pissa", "lora-modules"),
+    ("tied", "lora-rows", "lora-rows"),
+    ("untied", "lora-head", "lora-modules"),
+    ("tied", "qlora", "qlora-rslora"),
+]
+
+
+@slow
+@pytest.mark.parametrize(("base", "one", "two"), PAIRS)
+def test_several_adapters_add_what_each_changes_by_its_weight(models, base, one, two, tmp_path):
+    """What PEFT makes of the base by each adapter alone, minus the base, weighted and added to it."""
+    import torch
+
+    if "qlora" in one:
+        pytest.importorskip("bitsandbytes")
+    weights = {"one": 0.7, "two": -0.4}
+    made = {
+        name: train(KINDS[kind], models[base], tmp_path / name, steps=2 + number)[0]
+        for number, (name, kind) in enumerate(zip(weights, (one, two), strict=True))
+    }
+    expected = plain = _state(models[base])
+    for name, adapter in made.items():
+        adapter_on_16_bits = Adapter(adapter.path, "", {"facts": {**adapter.facts, "quantisation": None}})
+        alone = loaded(adapter_on_16_bits, models[base]).merge_and_unload().state_dict()
+        expected = {t: w + weights[name] * (alone[t] - plain[t]) for t, w in expected.items()}
+    config = {"adapters": {name: {"adapter": name, "weight": weight} for name, weight in weights.items()}}
+    forced = {"base": "original", "relative_tolerance": 1.0} if "qlora" in one else {}
+    found = several(models[base], made, tmp_path / "merged", block=4096, **{**config, **forced})
+    written = _state(found)
+    assert max(float((written[t] - w).abs().max()) for t, w in expected.items()) < 1e-6
+    assert any(float((written[t] - w).abs().max()) > 1e-4 for t, w in plain.items())
+    assert found.facts["merge"]["weights"] == weights
+    if "qlora" not in one:
+        assert found.facts["merge"]["difference"] < 1e-4 < 1e-2 < found.facts["merge"]["adapter_effect"]
+        card = (found.path / "README.md").read_text()
+        assert all(part.digest[:12] in card for part in made.values())
+    assert torch.equal(written["lm_head.weight"], written["model.embed_tokens.weight"]) == (base == "tied")
+
+
+def several(model: Model, made: dict[str, Adapter], folder, **settings):
+    config = {"model": "model", "execution": {"device": "cpu", "threads": 1}, "min_effect": 5e-4, **settings}
+    return make("merge", config, folder, inputs={"model": model, **made})
+
+
+def _state(model):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(model.payload, dtype=torch.float32).state_dict()
+
+
+@slow
+def test_weights_of_adapters_go_by_tensor_and_one_whole_adapter_is_the_same_as_ever(models, tmp_path):
+    import torch
+
+    made = {"one": train(KINDS["lora"], models["tied"], tmp_path / "one")[0]}
+    pattern = {"weight": {"*.q_proj.*": 0.5, "*.mlp.*": 2, "*": 0}}
+    found = _state(several(models["tied"], made, tmp_path / "a", adapters={"one": {"adapter": "one", **pattern}}))
+    plain, whole = _state(models["tied"]), several(models["tied"], made, tmp_path / "b", adapters={"one": "one"})
+    for name, weight in plain.items():
+        factor = 0.5 if ".q_proj." in name else 2 if ".mlp." in name else 0
+        assert torch.allclose(found[name] - weight, factor * (_state(whole)[name] - weight), atol=1e-6)
+    assert whole.digest == several(models["tied"], made, tmp_path / "c", adapter="one").digest
+    with pytest.raises(RecipeError, match="no tensor takes the pattern 'lm_haed'"):
+        several(
+            models["tied"], made, tmp_path / "d", adapters={"one": {"adapter": "one", "weight": {"lm_haed": 1, "*": 1}}}
+        )
+
+
+@slow
+def test_adapters_that_do_not_belong_together_are_refused(models, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    kinds = {
+        "lora": "tied",
+        "qlora": "tied",
+        "loha": "tied",
+        "dora": "untied",
+        "lora-modules": "tied",
+        "lora-rows": "tied",
+    }
+    made = {kind: train(KINDS[kind], models[base], tmp_path / kind, steps=1)[0] for kind, base in kinds.items()}
+    for kind, said in {
+        "dora": "trained on another base", "qlora": "stored in different ways", "loha": "only PEFT knows",
+    }.items():  # fmt: skip
+        with pytest.raises(RecipeError, match=said):
+            several(models["tied"], made, tmp_path / f"with-{kind}", adapters={"lora": "lora", kind: kind})
+    with pytest.raises(RecipeError, match="changed by lora-rows in another way"):
+        several(
+            models["tied"],
+            made,
+            tmp_path / "tables",
+            adapters={"lora-modules": "lora-modules", "lora-rows": "lora-rows"},
+        )
+
+
 @slow
 def test_experts_are_adapted_through_their_stacked_weights(models, tmp_path):
     from recipe_plugins.adapters.attaching import logits

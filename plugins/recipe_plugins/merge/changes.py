@@ -101,7 +101,11 @@ def read_changes(folder: Path) -> dict[str, Change]:
     found = load_file(folder / "adapter_model.safetensors")
     tensors = {name.removeprefix(PREFIX): tensor.float() for name, tensor in found.items()}
     keys = _keys(folder)
-    return dict(_change(name, tensors, keys) for name in tensors if not name.endswith((".lora_B.weight", MAGNITUDE)))
+    pairs = [_change(name, tensors, keys) for name in tensors if not name.endswith((".lora_B.weight", MAGNITUDE))]
+    changes = dict(pairs)
+    if len(changes) < len(pairs):
+        raise RecipeError("the adapter changes a weight in two ways, and in which order is not known here")
+    return changes
 
 
 def _keys(folder: Path) -> dict[str, Any]:

@@ -52,6 +52,21 @@ class MergedModel(Config):
         return {"model": data} if isinstance(data, (str, Ref)) else data
 
 
+class MergedAdapter(Config):
+    """One of the adapters that are merged. A mapping goes by tensor: the first pattern that fits its name."""
+
+    model_config = ConfigDict(json_schema_extra={"type": ["object", "string"]})  # the shorthand below
+
+    adapter: Annotated[Ref, Input((Adapter,))]
+    weight: Annotated[float | dict[str, float], Field(description="how much of what it changes is added")] = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, data: Any) -> Any:
+        """A plain word is the adapter."""
+        return {"adapter": data} if isinstance(data, (str, Ref)) else data
+
+
 class MergeMethod(Protocol):
     """How models become one; its config is a `MergeMethodConfig`. Nothing it computes may depend on the blocks' size.
 
@@ -178,13 +193,17 @@ class MergeConfig(StageConfig):
     """An adapter and the model that it was trained on become one model, or several models do, by a method.
 
     Of an adapter: differences are the largest between two models' logits, on held-out conversations of `corpus`, or on
-    random tokens where there is none. Several adapters of one base: merge each, then `task-arithmetic` of the results.
+    random tokens where there is none. Several `adapters` of one model are added by their weights: W + Σ wᵢ (Wᵢ - W).
     """
 
     model: Annotated[
         Ref | None, Input((Model,)), Field(description="what the adapter was trained on, or task vectors start from")
     ] = None
     adapter: Annotated[Ref | None, Input((Adapter,))] = None
+    adapters: Annotated[
+        dict[str, MergedAdapter],
+        Field(description="several of them, of one model; the first one's tokeniser and chat template are kept"),
+    ] = {}
     models: Annotated[
         dict[str, MergedModel], Field(description="of one shape; the first one's dtype, configs and tokeniser are kept")
     ] = {}
@@ -210,13 +229,15 @@ class MergeConfig(StageConfig):
 
     @model_validator(mode="after")
     def _one_sort(self) -> MergeConfig:
-        if (self.adapter is None) == (self.method is None):
-            raise ValueError("exactly one of adapter (with model) and method (with models) is expected")
+        if (self.adapter is not None) + bool(self.adapters) + (self.method is not None) != 1:
+            raise ValueError("exactly one of adapter or adapters (with model) and method (with models) is expected")
         if self.method is None:
             if self.models:
                 raise ValueError("models are merged by a method, and none is named")
             if self.model is None:
-                raise ValueError("model, which the adapter was trained on, is missing")
+                raise ValueError(
+                    f"model, which the {'adapters were' if self.adapters else 'adapter was'} trained on, is missing"
+                )
             return self
         if not self.models:
             raise ValueError("models, which the method merges, are missing")

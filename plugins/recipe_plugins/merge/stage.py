@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ import torch
 
 from recipe_plugins.adapters.saving import load_adapted, quantisation_of
 from recipe_plugins.adapters.targets import every_table
-from recipe_plugins.merge.changes import other_settings, read_changes
+from recipe_plugins.merge.changes import Change, other_settings
 from recipe_plugins.merge.config import MergeConfig
 from recipe_plugins.merge.gate import Probes, Seen, heldout, look, probes, with_model
 from recipe_plugins.merge.models import merge_models
 from recipe_plugins.merge.rest import write_card, write_rest
+from recipe_plugins.merge.several import Adapters, Weighted, changes_of, check_adapters, load_several
 from recipe_plugins.merge.streaming import Dequantised, Resized, merge
 from recipe_plugins.training.conversations import Renderer
 from recipe_plugins.training.estimate import shape_of_folder
@@ -33,7 +35,7 @@ from recipe_plugins.training.loading import DTYPES, SHARD, load_model, load_toke
 from recipe_plugins.training.machine import device, set_threads
 from recipe_plugins.training.quantised import layers
 from recipe_plugins.training.resizing import entries, rows_for
-from recipe_runner import Adapter, Artifact, Model, RecipeError, StageContext
+from recipe_runner import Adapter, Artifact, Model, RecipeError, Ref, StageContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +77,21 @@ class MergeStage:
             merge_models(ctx, self.config, self.config.method)
             return
         assert self.config.model is not None
-        assert self.config.adapter is not None
-        base, adapter = ctx.open(self.config.model), ctx.open(self.config.adapter)
-        assert isinstance(adapter, Adapter)
+        base, adapters = ctx.open(self.config.model), self._adapters(ctx)
+        check_adapters(ctx, base, adapters)
+        changes = (
+            None if any(other_settings(part.adapter.payload) for part in adapters.values()) else changes_of(adapters)
+        )
+        adapter = next(iter(adapters.values())).adapter  # how the base was stored, and the tokeniser, are those of all
         tokenizer = load_tokenizer(ctx, adapter)
         renderer = Renderer(tokenizer) if tokenizer.chat_template else None
         material = probes(renderer, len(tokenizer), heldout(ctx, self.config), ctx.seed("probes") % 2**32)
-        reference = self._reference(ctx, base, adapter, material)
-        candidates = [self._candidate(ctx, name, base, adapter, material, reference) for name in self._bases(adapter)]
+        reference = self._reference(ctx, base, adapters, material)
+        candidates = [
+            self._candidate(ctx, name, base, adapter, changes, material, reference) for name in self._bases(adapter)
+        ]
         best = min(candidates, key=lambda c: c.difference if c.loss is None else c.loss)
-        facts = _facts(reference, candidates, best, bool(quantisation_of(adapter)))
+        facts = _facts(reference, candidates, best, bool(quantisation_of(adapter))) | self._weights(adapters)
         exact = self.config.precision == "fp32" and not quantisation_of(adapter) and dtype_of(base.payload) == "float32"
         self._check(reference, best, exact=exact)
         for path in best.folder.iterdir():
@@ -98,7 +105,27 @@ class MergeStage:
             tables=[_table(reference, candidates, best)],
         )
         told = {name: value for name, value in facts.items() if name != "candidates" and value is not None}
-        write_card(ctx.folder, "an adapter merged into its base", {"base": base, "adapter": adapter}, told)
+        inputs = {"base": base, **{name: part.adapter for name, part in adapters.items()}}
+        title = "adapters merged into their base" if self.config.adapters else "an adapter merged into its base"
+        write_card(ctx.folder, title, inputs, told)
+
+    def _adapters(self, ctx: StageContext) -> dict[str, Weighted]:
+        """What is merged, by name; one without a name is `adapter`."""
+        found: dict[str, Weighted] = {}
+        for name, ref, weight in self._refs():
+            adapter = ctx.open(ref)
+            assert isinstance(adapter, Adapter)
+            found[name] = Weighted(adapter, weight)
+        return found
+
+    def _refs(self) -> list[tuple[str, Ref, float | dict[str, float]]]:
+        if self.config.adapter is not None:
+            return [("adapter", self.config.adapter, 1.0)]
+        return [(name, part.adapter, part.weight) for name, part in self.config.adapters.items()]
+
+    def _weights(self, adapters: Adapters) -> dict[str, Any]:
+        """The weights of several adapters, for the manifest and the card."""
+        return {"weights": {name: part.weight for name, part in adapters.items()}} if self.config.adapters else {}
 
     def _bases(self, adapter: Adapter) -> list[str]:
         """The weights that the adapter is added to, to see which is better."""
@@ -109,13 +136,15 @@ class MergeStage:
             return [wanted]
         return ["original", "dequantised"] if quantised else ["original"]
 
-    def _reference(self, ctx: StageContext, base: Artifact, adapter: Adapter, material: Probes) -> Reference:
+    def _reference(self, ctx: StageContext, base: Artifact, adapters: Adapters, material: Probes) -> Reference:
+        quantised = any(quantisation_of(part.adapter) for part in adapters.values())
+
         def use(model: Any) -> Reference:
-            names = layers(model.get_base_model()) if quantisation_of(adapter) else ()
+            names = layers(model.get_base_model()) if quantised else ()
             adapted = look(model, material)
             with model.disable_adapter():
                 plain = look(model, material)
-            tensors = frozenset(f"{name.removesuffix('.base_layer')}.weight" for name in names)
+            tensors = frozenset(f"{name.removesuffix('.base_layer').removesuffix('.layer')}.weight" for name in names)
             inner = model.get_base_model()
             tables = frozenset(f"{name}.weight" for name in every_table(inner))
             return Reference(
@@ -123,7 +152,7 @@ class MergeStage:
             )
 
         where, dtype = device(self.config.execution), DTYPES[self.config.precision]
-        found: Reference = with_model(lambda: load_adapted(ctx, adapter, base, device=where, dtype=dtype), use)
+        found: Reference = with_model(lambda: load_several(ctx, adapters, base, device=where, dtype=dtype), use)
         if found.effect < self.config.min_effect:
             raise RecipeError(
                 f"the adapter moves logits by {found.effect:.2g} at most, less than min_effect: "
@@ -133,21 +162,28 @@ class MergeStage:
         return found
 
     def _candidate(
-        self, ctx: StageContext, name: str, base: Artifact, adapter: Adapter, material: Probes, reference: Reference
+        self,
+        ctx: StageContext,
+        name: str,
+        base: Artifact,
+        adapter: Adapter,
+        changes: Mapping[str, Change] | None,
+        material: Probes,
+        reference: Reference,
     ) -> Candidate:
         folder, quantisation = ctx.work / name, quantisation_of(adapter)
         restored = None
         if name == "dequantised" and quantisation:
             restored = Dequantised(reference.quantised, quantisation, getattr(torch, str(adapter.facts["base_dtype"])))
         shutil.rmtree(folder, ignore_errors=True)
-        if other_settings(adapter.payload):
+        if changes is None:
             merge_in_memory(ctx, base, adapter, folder)
         else:
             resized = _resized(ctx, base, adapter, reference.tables)
             merge(
                 base.payload,
                 folder,
-                read_changes(adapter.payload),
+                changes,
                 restored=restored,
                 block=self.config.block,
                 resized=resized,
