@@ -62,7 +62,8 @@ def test_every_run_checks_that_the_adapter_changes_nothing_yet(chat, facts, conf
         make("lora", {**config, "adapter": ahead}, tmp_path, inputs={"chat": chat, "facts": facts})
 
 
-def test_a_first_step_that_moves_nothing_is_an_error(chat, facts, config, tmp_path):
+def still() -> Use:
+    """An optimizer that moves nothing."""
     from recipe_plugins.optimizers.config import AdamWConfig
 
     class Still(Use):
@@ -71,9 +72,33 @@ def test_a_first_step_that_moves_nothing_is_an_error(chat, facts, config, tmp_pa
 
             return type("Optimizer", (), {"build": lambda _, groups: torch.optim.SGD(groups[0].params, lr=0.0)})()
 
-    still = Still(Component(kind="optimizer", name="still", target="nowhere:Still"), AdamWConfig())
+    return Still(Component(kind="optimizer", name="still", target="nowhere:Still"), AdamWConfig())
+
+
+def test_a_first_step_that_moves_nothing_is_an_error(chat, facts, config, tmp_path):
     with pytest.raises(RecipeError, match="did not change the adapter"):
-        make("lora", {**config, "optimizer": still}, tmp_path, inputs={"chat": chat, "facts": facts})
+        make("lora", {**config, "optimizer": still()}, tmp_path, inputs={"chat": chat, "facts": facts})
+
+
+def test_in_fp16_the_first_step_that_is_not_left_out_must_move_it(chat, facts, config, tmp_path, monkeypatch):
+    import math
+
+    from recipe_plugins.training.progress import LossScale
+
+    overflows = LossScale.overflows
+    monkeypatch.setattr(
+        LossScale, "overflows", lambda self, step, norm: overflows(self, step, math.inf if step < 3 else norm)
+    )
+    inputs, half = {"chat": chat, "facts": facts}, {**config, "precision": "fp16", "budget": {"steps": 14}}
+    found = make("lora", half, tmp_path / "moved", inputs=inputs)
+    over = found.facts["overflowed_steps"]
+    assert over[:2] == [1, 2]
+    assert len(over) < 14
+    assert found.facts["base_dtype"] == "float16"
+    with pytest.raises(RecipeError, match="the first step did not change the adapter"):
+        make("lora", {**half, "optimizer": still()}, tmp_path / "still", inputs=inputs)
+    with pytest.raises(RecipeError, match="all 2 steps overflowed"):
+        make("lora", {**half, "budget": {"steps": 2}}, tmp_path / "none", inputs=inputs)
 
 
 def test_the_payload_names_its_base_by_digest_and_loads_with_peft(chat, adapter):

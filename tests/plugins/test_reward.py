@@ -62,7 +62,7 @@ def test_the_payload_gives_each_conversation_the_reward_at_its_end_whatever_is_b
     model = AutoModelForSequenceClassification.from_pretrained(trained.payload, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(trained.payload)
     documents = [*Documents(trained.path / "work/examples")[:3], *Documents(trained.path / "work/examples")[40:43]]
-    given = {"rows_at_once": 6, "device": torch.device("cpu"), "bf16": False}
+    given = {"rows_at_once": 6, "device": torch.device("cpu"), "dtype": torch.float32}
     together = rewards_of(model, documents, **given)
     for document, reward in zip(documents, together, strict=True):
         ids = torch.tensor(until_the_end(document)[0]).long()[None]

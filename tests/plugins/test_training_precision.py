@@ -115,6 +115,72 @@ def test_a_branch_with_masters_is_gone_on_from_in_fp32(tmp_path):
     assert all(torch.equal(*pair) for pair in zip(other.parameters(), net.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("chunked", ["on", "off"])
+def test_fp16_keeps_fp32_weights_and_is_near_fp32(tmp_path, chunked):
+    """Gradients too, which are divided by the loss scale again, clipped or not."""
+    import torch
+
+    for clip in (1.0, 0.0):
+        full = trained(tmp_path / f"full-{clip}", max_grad_norm=clip)
+        net = model()
+        half = trained(tmp_path / f"half-{clip}", net, precision="fp16", max_grad_norm=clip, chunked_loss=chunked)
+        assert {p.dtype for p in net.parameters()} == {torch.float32}
+        assert losses(half) != losses(full)
+        for name in ("loss", "grad_norm"):
+            np.testing.assert_allclose([r[name] for r in half.rows], [r[name] for r in full.rows], rtol=1e-2)
+        assert half.facts["loss_scale"] == 2.0**16
+        assert half.facts["overflowed_steps"] == []
+        assert net(input_ids=torch.tensor([[1, 2]])).logits.dtype == torch.float32  # the autocast ended with training
+
+
+def test_an_overflow_of_fp16_leaves_the_step_out_is_counted_and_goes_on_exactly(tmp_path, monkeypatch):
+    """The scale is doubled after every good step, so that it soon is too large, again and again."""
+    import torch
+
+    from recipe_plugins.training import progress
+
+    monkeypatch.setattr(progress, "GROWTH", 1)
+    settings = {"precision": "fp16", "steps": 16, "skip_spikes": 6.0}
+    straight = trained(tmp_path / "straight", **settings)
+    over = straight.facts["overflowed_steps"]
+    assert len(over) > 1
+    assert [row["step"] for row in straight.rows if "grad_norm" not in row] == over
+    assert straight.rows[-1]["overflowed_steps"] == len(over)
+    scales = [2.0**16, *(row["loss_scale"] for row in straight.rows)]
+    moves = {step: scales[step] / scales[step - 1] for step in range(1, 17)}
+    assert moves == {step: 0.5 if step in over else 2.0 for step in range(1, 17)}
+    context, net, seen = LocalContext(tmp_path / "stopped"), model(), {}
+    kept = context.metrics
+
+    def metrics(step, **values):
+        kept(step, **values)
+        seen[step] = torch.cat([p.detach().flatten().clone() for p in net.parameters()])
+        context.stop = step == over[0]
+
+    context.metrics = metrics
+    with pytest.raises(Interrupted):
+        trained(None, net, context, **settings)
+    assert torch.equal(seen[over[0]], seen[over[0] - 1])
+    context.metrics, context.stop = kept, False
+    trained(None, context=context, **settings)
+    assert losses(context) == losses(straight)
+    assert context.facts["overflowed_steps"] == over
+    assert [row["lr"] for row in context.rows] == [row["lr"] for row in trained(tmp_path / "full", steps=16).rows]
+
+
+def test_fp16_whose_gradients_always_overflow_stops(tmp_path):
+    """Halving the scale for ever would train nothing without a word."""
+    import torch
+
+    net = model()
+    net.model.layers[0].mlp.down_proj.register_full_backward_hook(
+        lambda module, inputs, outputs: tuple(part * torch.inf for part in inputs)
+    )
+    with pytest.raises(RecipeError, match="step 17: the loss is .* and the gradient norm nan") as error:
+        trained(tmp_path, net, precision="fp16", steps=20)
+    assert "precision: bf16" in error.value.next
+
+
 def test_compiled_is_eager_up_to_rounding_and_says_that_it_is_not_exact(tmp_path):
     eager, compiled = trained(tmp_path / "eager", steps=3), trained(tmp_path / "compiled", steps=3, compile=True)
     np.testing.assert_allclose(losses(compiled), losses(eager), rtol=1e-5)

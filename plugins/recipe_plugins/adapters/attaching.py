@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 else:
     _Trainer = object
 
-ROUNDING = {torch.float32: 1.0, torch.bfloat16: 500.0}
-"""By how much a base's dtype widens a tolerance that is not zero: 2^-8 is that much more than fp32's in long sums."""
+ROUNDING = {torch.float32: 1.0, torch.float16: 64.0, torch.bfloat16: 500.0}
+"""By how much a base's dtype widens a tolerance that is not zero: 2^-8 of bf16 is that much more than fp32's in long
+sums, 2^-11 of fp16 an eighth of it."""
 
 
 def attach(
@@ -84,7 +85,8 @@ class MovesAdapter(_Trainer):
     def after_step(self, control: Any) -> None:
         """See the mixin."""
         super().after_step(control)
-        if self.state.global_step == (1 if self.moves_at_once else self.job.steps) and not self._moved():
+        overflowed = len(self.loss_scale.overflowed) if self.loss_scale else 0
+        if self.state.global_step == (1 + overflowed if self.moves_at_once else self.job.steps) and not self._moved():
             raise RecipeError(
                 f"{'the first step' if self.moves_at_once else 'training'} did not change the adapter",
                 next="look at the learning rate, and at the share of supervised tokens in preparation.json"

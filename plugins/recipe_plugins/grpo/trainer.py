@@ -55,7 +55,8 @@ class GrpoTrainer(RecipeTrainerMixin, Trainer):
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list, Any]:
         """The step's answers, drawn and judged, in the micro-batches that their prompts came in."""
         asked = [batch["numbers"].tolist() for batch in islice(epoch_iterator, num_batches)]
-        groups = iter(self._groups([number for numbers in asked for number in numbers]))
+        with self.compute_loss_context_manager():
+            groups = iter(self._groups([number for numbers in asked for number in numbers]))
         made = [self._micro_batch(list(islice(groups, len(numbers)))) for numbers in asked]
         return super().get_batch_samples(iter(made), num_batches, device)
 
@@ -112,7 +113,7 @@ class GrpoTrainer(RecipeTrainerMixin, Trainer):
         answers = self.job.batch_size * self.settings.group
         loss = losses.sum() / answers * self.accelerator.num_processes
         self._step_loss += loss.detach()
-        return loss
+        return self.scaled(loss)
 
     def step_metrics(self) -> dict[str, float]:
         """Means over the step's answers; `idle_groups`: the share of prompts whose answers were all worth the same."""

@@ -20,6 +20,7 @@ from recipe_plugins.training import machine
 from recipe_plugins.training.config import micro_batch
 from recipe_plugins.training.conversations import Renderer
 from recipe_plugins.training.generation import replies
+from recipe_plugins.training.loading import DTYPES
 from recipe_plugins.training.log_probs import Document, log_probs_of
 from recipe_plugins.training.once import once
 from recipe_plugins.training.pairs import Documents, ExampleRows, Heldout, heldout_answers, stored_examples
@@ -70,7 +71,7 @@ class PreferenceStage:
             documents,
             rows_at_once=rows_at_once,
             device=machine.device(self.config.execution),
-            bf16=self.config.precision != "fp32",
+            dtype=DTYPES[self.config.precision],
         )
 
     def _reference(self, ctx: StageContext, model: Any, documents: Documents) -> np.ndarray:

@@ -56,7 +56,8 @@ class PreferenceTrainer(RecipeTrainerMixin, Trainer):
         """See the mixin; measures how far the policy is from the reference, once for the whole step."""
         batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.takes == "judged":
-            self._mismatched = self._mean_mismatched(batches)
+            with self.compute_loss_context_manager():
+                self._mismatched = self._mean_mismatched(batches)
         return batches, count
 
     @torch.no_grad()
@@ -80,7 +81,7 @@ class PreferenceTrainer(RecipeTrainerMixin, Trainer):
         loss = self.objective.losses(batch).sum() / self.job.batch_size * self.accelerator.num_processes
         self._step_loss += loss.detach()
         self._sums += self._told(batch)
-        return loss
+        return self.scaled(loss)
 
     def _batch(self, model: Any, inputs: Mapping[str, torch.Tensor]) -> Pairs | Judged:
         log_probs, tokens = answer_log_probs(model, *(inputs[key] for key in MODEL_INPUTS))

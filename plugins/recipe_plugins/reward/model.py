@@ -70,13 +70,13 @@ def rewards(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 @torch.no_grad()
 def rewards_of(
-    model: Any, documents: Sequence[Document], *, rows_at_once: int, device: torch.device, bf16: bool
+    model: Any, documents: Sequence[Document], *, rows_at_once: int, device: torch.device, dtype: torch.dtype
 ) -> torch.Tensor:
     """The same of `documents`, by a model in eval mode, fp32 (documents,) on the CPU."""
     found = []
     for start in range(0, len(documents), rows_at_once):
         cut = [until_the_end(document) for document in documents[start : start + rows_at_once]]
         batch = {name: tensor.to(device) for name, tensor in padded(cut, model.config.pad_token_id).items()}
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             found.append(rewards(model, batch).cpu())
     return torch.cat(found)

@@ -13,7 +13,7 @@ from recipe_plugins.training import tuning
 from recipe_plugins.training.config import micro_batch
 from recipe_plugins.training.conversations import renderer_of
 from recipe_plugins.training.estimate import Shape, shape_of_folder, training_facts
-from recipe_plugins.training.loading import load_tokenizer, save_model
+from recipe_plugins.training.loading import DTYPES, load_tokenizer, save_model
 from recipe_plugins.training.log_probs import ahead
 from recipe_plugins.training.machine import device, set_threads
 from recipe_plugins.training.pairs import Documents, ExampleRows, Heldout, heldout_answers, stored_examples
@@ -70,7 +70,7 @@ class RewardStage:
             domain.documents,
             rows_at_once=rows_at_once,
             device=device(self.config.execution),
-            bf16=self.config.precision != "fp32",
+            dtype=DTYPES[self.config.precision],
         )
         margins = found.chunk(2)[0] - found.chunk(2)[1]
         means = {"margin": margins.mean(), "accuracy": ahead(margins).mean()}

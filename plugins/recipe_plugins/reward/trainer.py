@@ -40,7 +40,7 @@ class RewardTrainer(RecipeTrainerMixin, Trainer):
         loss = -logsigmoid(margins).sum() / self.job.batch_size * self.accelerator.num_processes
         self._step_loss += loss.detach()
         self._sums += torch.stack([margins.detach().sum(), ahead(margins.detach()).sum()])
-        return loss
+        return self.scaled(loss)
 
     def step_metrics(self) -> dict[str, float]:
         """`reward_margin` and `reward_accuracy` of the step's pairs."""

@@ -132,8 +132,11 @@ class LoopConfig(StageConfig):
     batch_size: Annotated[int, Field(ge=1, description="rows a step, over all ranks and micro-batches")]
     sequence_length: Annotated[int, Field(ge=8, description="tokens a row")]
     precision: Annotated[
-        Literal["fp32", "bf16", "bf16-master"],
-        Field(description="of the matrix products; trained weights are fp32, in bf16-master bf16 with fp32 masters"),
+        Literal["fp32", "bf16", "bf16-master", "fp16"],
+        Field(
+            description="of the matrix products; trained weights are fp32, in bf16-master bf16 with fp32 masters; "
+            "fp16 scales the loss, and leaves a step out whose gradients overflow"
+        ),
     ] = "fp32"
     max_grad_norm: Annotated[float, Field(ge=0, description="gradients are clipped to it; 0 clips nothing")] = 1.0
     z_loss: Annotated[

@@ -25,8 +25,8 @@ FAMILY = {
 }
 """The model types whose parameters are counted, and in what they differ."""
 
-Layout = Literal["fp32", "bf16", "bf16-master"]
-"""Where the bytes of training go: fp32 throughout; fp32 weights under bf16 autocast; bf16 weights with fp32 masters."""
+Layout = Literal["fp32", "bf16", "bf16-master", "fp16"]
+"""Where the bytes of training go: fp32 throughout, or under autocast; in bf16-master bf16 weights with fp32 masters."""
 
 
 UNKNOWN = Estimate(

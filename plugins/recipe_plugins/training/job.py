@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from recipe_plugins.training.config import Evaluation
 from recipe_plugins.training.order import Rows
 from recipe_plugins.training.progress import Evaluated
@@ -32,8 +30,8 @@ class Job:
     `digests` names the data and tokeniser that a checkpoint belongs to. `optimizer_state` is a file of an earlier stage
     (`branch/optimizer.pt`) to begin from; `branch` is the folder that gets the state at the end of the stable phase,
     with `optimizer_use`, how a recipe would write the optimizer. `checkpoint_seconds` of 0 saves by steps alone.
-    `evaluator` measures the model every so many steps. `head_dtype` is that of the head's product; with `chunked_loss`
-    it is taken in chunks, if it can be. `embedding_lr` is described at `param_groups`.
+    `evaluator` measures the model every so many steps. `precision` is the recipe's. With `chunked_loss` the head's
+    product is taken in chunks, if it can be. `embedding_lr` is described at `param_groups`.
     """
 
     ctx: StageContext
@@ -50,8 +48,7 @@ class Job:
     z_loss: float
     skip_spikes: float
     chunked_loss: bool
-    head_dtype: torch.dtype
-    masters: bool
+    precision: str
     digests: Mapping[str, str]
     evaluator: Evaluator | None = None
     optimizer_state: Path | None = None

@@ -16,7 +16,7 @@ from transformers.utils import logging
 from recipe_runner import Artifact, RecipeError, StageContext
 
 SHARD = "5GB"
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16-master": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16-master": torch.bfloat16, "fp16": torch.float16}
 """What a recipe calls a precision, and the dtype of its matrix products."""
 
 PLAIN = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}

@@ -54,10 +54,10 @@ def log_probs_of(
     *,
     rows_at_once: int,
     device: torch.device,
-    bf16: bool,
+    dtype: torch.dtype,
     after_batch: Callable[[int], None] = lambda done: None,
 ) -> np.ndarray:
-    """The documents' sums, float32 (documents,), of a model in eval mode, under autocast where `bf16`.
+    """The documents' sums, float32 (documents,), of a model in eval mode, under autocast to a `dtype` but fp32.
 
     Documents of like length go together, so that little is padded. `after_batch` is told how many are done.
     """
@@ -68,7 +68,7 @@ def log_probs_of(
         batch: dict[str, Any] = {
             key: value.to(device) for key, value in padded([documents[n] for n in numbers]).items()
         }
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             found[numbers] = answer_log_probs(model, **batch)[0].cpu().numpy()
         after_batch(start + len(numbers))
     return found

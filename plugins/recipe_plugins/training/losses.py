@@ -71,11 +71,16 @@ class ChunkedHead:
         finally:
             self._on = False
 
-    def losses(self, labels: torch.Tensor, z_loss: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of the pass just made: nats + z_loss · z, to be differentiated, and nats."""
+    def losses(
+        self, labels: torch.Tensor, z_loss: float, scale: torch.Tensor | float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the pass just made: nats + z_loss · z, to be differentiated, and nats.
+
+        `scale` is what the former will be multiplied by where its gradients must be rounded so, as those of fp16 must.
+        """
         hidden, self._hidden = self._hidden.flatten(0, 1), torch.empty(0)
         chunk = max(1, CHUNK_LOGITS // self.head.weight.shape[0])
-        return _Chunked.apply(hidden, self.head.weight, shifted(labels), z_loss, chunk, self.dtype)
+        return _Chunked.apply(hidden, self.head.weight, shifted(labels), z_loss, chunk, self.dtype, scale)
 
     @torch.no_grad()
     def fits(self, model: Any) -> bool:
@@ -105,6 +110,7 @@ class _Chunked(torch.autograd.Function):
         z_loss: float,
         chunk: int,
         dtype: torch.dtype,
+        scale: torch.Tensor | float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         product = weight.to(dtype)
         by_hidden = torch.zeros_like(hidden)
@@ -122,16 +128,17 @@ class _Chunked(torch.autograd.Function):
             # d(nats + z_loss · log_sum²) / d logits = softmax · (1 + 2 · z_loss · log_sum) - one-hot
             slope = logits.sub_(log_sum[:, None]).exp_().mul_((1 + 2 * z_loss * log_sum)[:, None])
             slope.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=slope.dtype))
-            slope = torch.where(kept[:, None], slope, 0.0).to(dtype)
+            slope = torch.where(kept[:, None], slope * scale, 0.0).to(dtype)
             by_hidden[first : first + chunk] = slope @ product
             if by_weight is not None:
                 by_weight += slope.T @ part
         ctx.save_for_backward(by_hidden, by_weight)
         ctx.mark_non_differentiable(nats)
+        ctx.scale = scale
         return nats + z_loss * z, nats
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         by_hidden, by_weight = ctx.saved_tensors
-        scale = grads[0]
-        return by_hidden * scale, None if by_weight is None else by_weight * scale, None, None, None, None
+        scale = grads[0] / ctx.scale
+        return by_hidden * scale, None if by_weight is None else by_weight * scale, *[None] * 5

@@ -19,6 +19,9 @@ REMEMBERED = 128
 """Losses that a spike is told from, as in OLMo-core's SkipStepOptimizer; none is called one before half of them."""
 
 
+GROWTH = 2000
+"""Steps without an overflow after which fp16's loss scale is doubled: torch's `growth_interval`."""
+
 RISING = 3
 """Evaluations in a row, each worse than the one before, that are warned of."""
 
@@ -86,6 +89,30 @@ class Spikes:
         else:
             self.losses = [*known, loss][-REMEMBERED:]
         return spike
+
+
+@dataclass(slots=True)
+class LossScale:
+    """What the loss is multiplied by, so that fp16 gradients do not vanish; moved as torch's GradScaler moves its own.
+
+    A step whose gradients overflow is left out and halves it; `GROWTH` steps in a row without one double it
+    (Micikevicius et al. 2018, arXiv:1710.03740, section 3.2). It is a power of two, so that dividing by it is exact.
+    """
+
+    scale: float = 2.0**16
+    good: int = 0
+    overflowed: list[int] = field(default_factory=list)
+
+    def overflows(self, step: int, norm: float) -> bool:
+        """Whether the gradients of `step`, of this norm, overflowed; moves the scale."""
+        if not math.isfinite(norm):
+            self.overflowed.append(step)
+            self.scale, self.good = self.scale / 2, 0
+            return True
+        self.good += 1
+        if self.good == GROWTH:
+            self.scale, self.good = self.scale * 2, 0
+        return False
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ from recipe_plugins.training import checkpoints, sharding
 from recipe_plugins.training.job import Job
 from recipe_plugins.training.masters import take_masters
 from recipe_plugins.training.order import StepBatches
-from recipe_plugins.training.progress import Clock, Counters, Evaluations, LowLoss, Spikes
+from recipe_plugins.training.progress import Clock, Counters, Evaluations, LossScale, LowLoss, Spikes
 from recipe_runner import RecipeError
 
 
@@ -34,6 +34,7 @@ class Resumable:
     spikes: Spikes
     evaluations: Evaluations
     low: LowLoss
+    loss_scale: LossScale | None
     batches: StepBatches
     last_loss: float = math.nan
     branch_step: int | None = None
@@ -53,7 +54,7 @@ class Resumable:
         return self.job.ctx.work / "checkpoints"
 
     def _load_optimizer(self, state: dict[str, Any]) -> None:
-        if not self.job.masters:
+        if self.job.precision != "bf16-master":
             take_masters(state, self.optimizer)
         self.optimizer.load_state_dict(sharding.resharded(state, self.optimizer))
 
@@ -98,6 +99,7 @@ class Resumable:
             "spikes": asdict(self.spikes),
             "evaluations": asdict(self.evaluations),
             "low_loss": asdict(self.low),
+            "loss_scale": asdict(self.loss_scale) if self.loss_scale else None,
             "stopped_early": self.stopped_early,
         }
 
@@ -131,6 +133,7 @@ class Resumable:
         self.counters, self.last_loss = Counters(**saved["counters"]), saved["loss"]
         self.spikes, self.evaluations = Spikes(**saved["spikes"]), Evaluations.of(saved["evaluations"])
         self.low = LowLoss(**saved["low_loss"])
+        self.loss_scale = LossScale(**saved["loss_scale"]) if self.loss_scale else None
         self.stopped_early = saved["stopped_early"]
         self.state.global_step = self.batches.start = self.resumed_from = saved["step"]
         if self.stopped_early:

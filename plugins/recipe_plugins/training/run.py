@@ -15,11 +15,10 @@ from recipe_plugins.training import checkpoints, sharding
 from recipe_plugins.training.attention import chosen, set_attention
 from recipe_plugins.training.config import MANY_LOGITS, LoopConfig, TrainingConfig, micro_batch
 from recipe_plugins.training.job import Evaluator, Job
-from recipe_plugins.training.loading import DTYPES
 from recipe_plugins.training.machine import device, set_threads
 from recipe_plugins.training.masters import to_bf16
 from recipe_plugins.training.order import Rows
-from recipe_plugins.training.progress import Evaluations
+from recipe_plugins.training.progress import Evaluations, LossScale
 from recipe_plugins.training.trainer import RecipeTrainerMixin, TokenTrainer
 from recipe_runner import ExecutionConfig, Interrupted, Optimizer, RecipeError, Slot, StageContext, Use
 
@@ -111,8 +110,7 @@ def train(
         z_loss=config.z_loss,
         skip_spikes=config.skip_spikes,
         chunked_loss=trainer.cross_entropy and _chunked(config, rows_at_once, model),
-        head_dtype=DTYPES[config.precision],
-        masters=config.precision == "bf16-master",
+        precision=config.precision,
         digests=digests,
         evaluator=evaluator,
         optimizer_state=optimizer_state,
@@ -134,6 +132,8 @@ def train(
     _finish(loop, trained, model)
     if config.skip_spikes:
         ctx.note(skipped_steps=loop.spikes.skipped)
+    if loop.loss_scale:
+        _tell(ctx, loop.loss_scale, loop.state.global_step)
     return _result(loop)
 
 
@@ -160,6 +160,16 @@ def _finish(loop: Any, trained: PreTrainedModel, model: PreTrainedModel) -> None
     if loop.kept_step is not None:
         checkpoints.load_weights(model, loop.root / f"step-{loop.kept_step}" / checkpoints.WEIGHTS)
     model.eval()
+
+
+def _tell(ctx: StageContext, found: LossScale, steps: int) -> None:
+    """Note what fp16 left out. Raises `RecipeError` if that was everything."""
+    ctx.note(overflowed_steps=found.overflowed, loss_scale=found.scale)
+    if len(found.overflowed) == steps:
+        raise RecipeError(
+            f"all {steps} steps overflowed in fp16, and nothing was trained",
+            next="train longer, or use precision: bf16",
+        )
 
 
 def _chunked(config: LoopConfig, rows_at_once: int, model: PreTrainedModel) -> bool:
@@ -215,7 +225,7 @@ def _arguments(
         "seed": seed,
         "data_seed": seed,
         "bf16": config.precision == "bf16",
-        "fp16": False,
+        "fp16": False,  # that is the loop's own: the library refuses it on CPUs, and scales the loss per optimizer
         "use_cpu": device(config.execution).type == "cpu",
         CHECKPOINTING: config.gradient_checkpointing,
         CHECKPOINTING + "_kwargs": {"use_reentrant": False},

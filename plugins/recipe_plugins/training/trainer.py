@@ -31,10 +31,11 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from recipe_plugins.training import checkpoints, sharding
 from recipe_plugins.training.groups import param_groups
 from recipe_plugins.training.job import Job
+from recipe_plugins.training.loading import DTYPES
 from recipe_plugins.training.losses import ChunkedHead, summed_loss, summed_z
 from recipe_plugins.training.masters import Masters
 from recipe_plugins.training.order import StepBatches, stack
-from recipe_plugins.training.progress import Clock, Counters, Evaluations, LowLoss, Spikes
+from recipe_plugins.training.progress import Clock, Counters, Evaluations, LossScale, LowLoss, Spikes
 from recipe_plugins.training.resuming import Resumable
 from recipe_plugins.training.routing import Routing
 from recipe_runner import RecipeError, Schedule
@@ -60,13 +61,14 @@ class RecipeTrainerMixin(Resumable):
     def __init__(self, *, job: Job, **library: Any) -> None:
         self.job, self.counters, self.clock = job, Counters(), Clock()
         self.spikes, self.evaluations, self.low = Spikes(), Evaluations(), LowLoss()
+        self.loss_scale = LossScale() if job.precision == "fp16" else None
         self.interrupted = self.stopped_early = False
         self._saved_at = time.monotonic()
         self._step_tokens = self._step_supervised = 0
         super().__init__(data_collator=self.collate, callbacks=[_Hooks(self)], **library)  # type: ignore[call-arg]
         self.model_accepts_loss_kwargs = True  # tells Trainer that the loss is scaled for the whole step already
         self._step_loss = torch.zeros((), device=self.args.device)
-        self.head = chunked_head(self.model, job.head_dtype) if job.chunked_loss else None
+        self.head = chunked_head(self.model, DTYPES[job.precision]) if job.chunked_loss else None
         self.routing = Routing.of(library["model"].config, job.batch_size) if self.cross_entropy else None
         self.branch_step = end_of_stable(job.schedule, job.steps) if job.branch else None
         self.batches = StepBatches(
@@ -94,7 +96,9 @@ class RecipeTrainerMixin(Resumable):
         if self.optimizer is None:
             groups = param_groups(self.model if model is None else model, self.job.embedding_lr)
             self.optimizer = (
-                Masters(self.job.optimizer, groups) if self.job.masters else self.job.optimizer.build(groups)
+                Masters(self.job.optimizer, groups)
+                if self.job.precision == "bf16-master"
+                else self.job.optimizer.build(groups)
             )
             if self.job.optimizer_state is not None:
                 self._load_optimizer(checkpoints.load(self.job.optimizer_state)["optimizer"])
@@ -115,8 +119,32 @@ class RecipeTrainerMixin(Resumable):
             return super()._wrap_model(model, training, dataloader)  # type: ignore[misc]
         return self.accelerator.prepare_model(sharding.Sharded(model), device_placement=False, evaluation_mode=True)
 
+    def compute_loss_context_manager(self) -> Any:
+        """What the model is called in, here and wherever else the loop asks it: autocast to fp16, where that is wanted.
+
+        The library, which casts to bf16 inside the model, would refuse fp16 on a CPU.
+        """
+        return torch.autocast(self.args.device.type, torch.float16) if self.loss_scale else nullcontext()
+
+    def scaled(self, loss: torch.Tensor) -> torch.Tensor:
+        """What `compute_loss` returns, so that fp16 gradients do not vanish; `_unscale` undoes it."""
+        return loss * self.loss_scale.scale if self.loss_scale else loss
+
+    def _unscale(self) -> None:
+        if self.loss_scale:
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.div_(self.loss_scale.scale)
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        self._unscale()
+        return super()._clip_grad_norm(model)  # type: ignore[misc]
+
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        return sharding.whole(super()._get_grad_norm(model, grad_norm))  # type: ignore[misc]
+        if grad_norm is None:  # nothing was clipped
+            self._unscale()
+        self._norm = sharding.whole(super()._get_grad_norm(model, grad_norm))  # type: ignore[misc]
+        return self._norm
 
     def get_train_dataloader(self) -> DataLoader:
         """Our order of rows; its generator is its own, so that reading draws nothing from the global one."""
@@ -154,31 +182,38 @@ class RecipeTrainerMixin(Resumable):
         labels = inputs.pop("labels")
         with self.head.instead() if self.head else nullcontext():
             outputs = model(**inputs, use_cache=False, **(self.routing.arguments if self.routing else {}))
-        loss, nats = self._summed(outputs.logits, labels)
         share = self.accelerator.num_processes / num_items_in_batch
+        loss, nats = self._summed(outputs.logits, labels, share)
         loss = loss * share
         self._step_loss += nats.detach() * share  # without what is added to it, so that it stays comparable
         if self.routing:
             loss = loss + self.routing.loss(outputs.router_logits, labels) * self.accelerator.num_processes
+        loss = self.scaled(loss)
         return (loss, outputs) if return_outputs else loss
 
-    def _summed(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The sum to differentiate, and that of the cross-entropy alone."""
+    def _summed(
+        self, logits: torch.Tensor, labels: torch.Tensor, share: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sum to differentiate, and that of the cross-entropy alone; `share` is what the sum is multiplied by."""
         z_loss = self.job.z_loss
         if self.head:
-            loss, nats = self.head.losses(labels, z_loss)
+            loss, nats = self.head.losses(labels, z_loss, self.scaled(share) if self.loss_scale else 1.0)
             return loss + logits.sum(), nats  # of no token: it ties the pass to the loss, as a sharded model needs
         nats = summed_loss(logits, labels)
         return (nats + z_loss * summed_z(logits, labels) if z_loss else nats), nats
 
     def before_step(self) -> None:
-        """Leave the step out, as if it had no gradient, if its loss is a spike; the schedule goes on."""
-        if not self.job.skip_spikes:
-            return
-        loss = float(self.accelerator.reduce(self._step_loss, reduction="mean"))
-        if self.spikes.is_one(self.state.global_step + 1, loss, self.job.skip_spikes):
+        """Leave the step out, as if it had no gradient, if it overflows or its loss is a spike; the schedule goes on."""
+        step = self.state.global_step + 1
+        if (self.loss_scale and self.loss_scale.overflows(step, float(self._norm))) or self._is_spike(step):
             for parameter in self.model.parameters():
                 parameter.grad = None  # which every optimizer passes over
+
+    def _is_spike(self, step: int) -> bool:
+        if not self.job.skip_spikes:
+            return False
+        loss = float(self.accelerator.reduce(self._step_loss, reduction="mean"))
+        return self.spikes.is_one(step, loss, self.job.skip_spikes)
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
         """Not counted here: the library would count the model's parameters anew for every micro-batch."""
@@ -194,7 +229,10 @@ class RecipeTrainerMixin(Resumable):
         loss = float(self.accelerator.reduce(self._step_loss, reduction="mean"))
         self._step_loss.zero_()
         norm = float(logs["grad_norm"])
-        if not (math.isfinite(loss) and math.isfinite(norm)):
+        left_out = (
+            self.loss_scale is not None and step in self.loss_scale.overflowed[-1:] and self.loss_scale.scale >= 1
+        )
+        if not (math.isfinite(loss) and (math.isfinite(norm) or left_out)):
             raise self._diverged(step, loss, norm)
         self.last_loss = loss
         self.low.add(step, loss, self._step_supervised)
@@ -202,13 +240,16 @@ class RecipeTrainerMixin(Resumable):
         experts = (
             self.routing.metrics(lambda part: self.accelerator.reduce(part, reduction="sum")) if self.routing else {}
         )
-        told = {"loss": loss, "lr": logs["learning_rate"], "grad_norm": norm, **experts, **self.step_metrics()}
+        told = {"loss": loss, "lr": logs["learning_rate"], **experts, **self.step_metrics()}
+        told |= {} if left_out else {"grad_norm": norm}
         self.job.ctx.metrics(step, **told, **self._found(step), tokens_per_second=rate)
         self.job.ctx.progress(step, self.job.steps, "steps", f"loss {loss:.3f}")
 
     def _found(self, step: int) -> dict[str, float]:
         """What else there is to tell of `step`: skipped steps so far, what held-out data says."""
         found = {"skipped_steps": float(len(self.spikes.skipped))} if self.job.skip_spikes else {}
+        if self.loss_scale:
+            found |= {"loss_scale": self.loss_scale.scale, "overflowed_steps": float(len(self.loss_scale.overflowed))}
         last = self.evaluations.found[-1:]
         if last and last[0].step == step:
             found |= {f"{last[0].measure}/{domain}": value for domain, value in last[0].measured.items()}
@@ -219,6 +260,7 @@ class RecipeTrainerMixin(Resumable):
         return RecipeError(
             f"step {step}: the loss is {loss} and the gradient norm {norm}; training was stopped{self._read(step)}",
             next="lower the learning rate or max_grad_norm, or lengthen the warm-up"
+            + (", or use precision: bf16, whose range is that of fp32" if self.loss_scale else "")
             + (f"\nthe state before it is kept in {kept}" if kept else ""),
         )
 
@@ -235,7 +277,8 @@ class RecipeTrainerMixin(Resumable):
         if evaluator is None or not evaluator.settings.every or step % evaluator.settings.every:
             return False
         begun = time.perf_counter()
-        found = evaluator.evaluate(self.model, step)
+        with self.compute_loss_context_manager():
+            found = evaluator.evaluate(self.model, step)
         sharding.after_forward(self.model)
         if self.job.ctx.world_size > 1:
             found = broadcast_object_list([found])[0]  # what is decided by it must be the same everywhere
