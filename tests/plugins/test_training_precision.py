@@ -176,7 +176,7 @@ def test_fp16_whose_gradients_always_overflow_stops(tmp_path):
     net.model.layers[0].mlp.down_proj.register_full_backward_hook(
         lambda module, inputs, outputs: tuple(part * torch.inf for part in inputs)
     )
-    with pytest.raises(RecipeError, match="step 17: the loss is .* and the gradient norm nan") as error:
+    with pytest.raises(RecipeError, match=r"step 17: the loss is .* and the gradient norm nan") as error:
         trained(tmp_path, net, precision="fp16", steps=20)
     assert "precision: bf16" in error.value.next
 

@@ -114,6 +114,10 @@ class LossScale:
             self.scale, self.good = self.scale * 2, 0
         return False
 
+    def left_out(self, step: int) -> bool:
+        """Whether `step`, the last one, overflowed; below a scale of 1 it was not the scale that made it do so."""
+        return step in self.overflowed[-1:] and self.scale >= 1
+
 
 @dataclass(slots=True)
 class Evaluated:

@@ -167,7 +167,7 @@ def _tell(ctx: StageContext, found: LossScale, steps: int) -> None:
     ctx.note(overflowed_steps=found.overflowed, loss_scale=found.scale)
     if len(found.overflowed) == steps:
         raise RecipeError(
-            f"all {steps} steps overflowed in fp16, and nothing was trained",
+            f"all {steps} steps overflowed in fp16: nothing was trained",
             next="train longer, or use precision: bf16",
         )
 

@@ -203,7 +203,7 @@ class RecipeTrainerMixin(Resumable):
         return (nats + z_loss * summed_z(logits, labels) if z_loss else nats), nats
 
     def before_step(self) -> None:
-        """Leave the step out, as if it had no gradient, if it overflows or its loss is a spike; the schedule goes on."""
+        """Leave the step out, as if it had no gradient, if it overflows or is a spike; the schedule goes on."""
         step = self.state.global_step + 1
         if (self.loss_scale and self.loss_scale.overflows(step, float(self._norm))) or self._is_spike(step):
             for parameter in self.model.parameters():
