@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydantic import ValidationError
 
 from recipe_plugins.filters.copies import components
 from recipe_plugins.filters.text import plain
@@ -184,8 +183,9 @@ def test_without_a_threshold_pairs_are_found_as_banding_promises(pairs, tmp_path
 
 
 def test_a_threshold_takes_away_what_is_not_alike(pairs, tmp_path):
-    assert recall(pairs, tmp_path, 0.4, 0.6, threshold=0.75)[0] == 0
-    assert recall(pairs, tmp_path, 0.9, 1.01, threshold=0.75)[0] == 1
+    for verify in (True, False):
+        assert recall(pairs, tmp_path, 0.4, 0.6, threshold=0.75, verify=verify)[0] == 0
+        assert recall(pairs, tmp_path, 0.9, 1.01, threshold=0.75, verify=verify)[0] == 1
 
 
 def test_verified_pairs_are_those_whose_sets_are_alike(pairs, tmp_path):
@@ -194,16 +194,24 @@ def test_verified_pairs_are_those_whose_sets_are_alike(pairs, tmp_path):
     records = [record for _, a, b in near for record in (a, b)]
     batches = [records[at : at + 99] for at in range(0, len(records), 99)]
     every = decide(build("minhash-dedup", threshold=0), batches, tmp_path / "every")
-    verified = decide(build("minhash-dedup", threshold=0.75, verify=True), batches, tmp_path / "verified")
-    guessed = decide(build("minhash-dedup", threshold=0.75), batches, tmp_path / "guessed")
+    verified = decide(build("minhash-dedup", threshold=0.75), batches, tmp_path / "verified")
+    guessed = decide(build("minhash-dedup", threshold=0.75, verify=False), batches, tmp_path / "guessed")
     right = {b.id: not every[b.id][0] and s >= 0.75 for s, _, b in near}
     assert {name: not verified[name][0] for name in right} == right
     assert sum((not guessed[name][0]) != right[name] for name in right) > 10
 
 
-def test_a_verified_threshold_is_above_nothing():
-    with pytest.raises(ValidationError, match="verify: true needs a threshold"):
-        build("minhash-dedup", threshold=0, verify=True)
+def test_with_a_threshold_of_nothing_nothing_is_kept_to_verify(pairs):
+    batch = [record for _, *both in pairs[:9] for record in both]
+    assert len(build("minhash-dedup", threshold=0).sketch(batch)) < len(batch) * 1_000
+    assert len(build("minhash-dedup").sketch(batch)) > len(batch) * 4 * 140
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.7, 0.8), (0.8, 0.9), (0.9, 1.01)])
+def test_the_default_finds_pairs_as_banding_promises_and_merges_no_others(pairs, tmp_path, low, high):
+    found, promised = recall(pairs, tmp_path, low, high)
+    assert abs(found - promised) < 0.06
+    assert recall(pairs, tmp_path, 0.4, 0.7)[0] == 0
 
 
 def test_signatures_estimate_the_jaccard_index(pairs):
@@ -215,10 +223,10 @@ def test_signatures_estimate_the_jaccard_index(pairs):
 
 
 def test_hashes_of_shingles_are_those_of_the_words_wherever_they_stand():
-    from recipe_plugins.filters.minhash import Shingles
+    from recipe_plugins.filters.shingles import Shingles
 
     shingles = Shingles(3)
-    hashes, starts = shingles.of([b"a b c d", b"x", b"y z", b"b c d", b"bc d e"])
+    hashes, starts = shingles.of([b"  a b   c d ", b"x", b" y  z", b"b c d", b"bc d e "])
     assert starts.tolist() == [0, 2, 3, 4, 5]
     assert len(hashes) == 6
     assert hashes[1] == hashes[4]
@@ -234,9 +242,9 @@ def test_short_empty_and_wordless_texts_are_copies_only_of_their_like(tmp_path):
 
 def test_a_long_text_is_hashed_in_parts(tmp_path, monkeypatch):
     text = " ".join(words(random.Random(3), 3000))
-    whole = build("minhash-dedup").sketch([Record("a", text)])
+    whole = build("minhash-dedup", verify=False).sketch([Record("a", text)])
     monkeypatch.setattr("recipe_plugins.filters.minhash.PART", 2_000)
-    parts = build("minhash-dedup").sketch([Record("a", text)])
+    parts = build("minhash-dedup", verify=False).sketch([Record("a", text)])
     left, right = (np.frombuffer(sketch[-448:], "<u4") for sketch in (whole, parts))
     assert 0.9 < (left == right).mean() <= 1
     verdicts = decide(build("minhash-dedup"), [[Record("a", text), Record("b", text + " more")]], tmp_path)
@@ -261,7 +269,11 @@ def test_components_are_those_of_a_search():
         assert components(count, left, right).tolist() == home
 
 
-@pytest.mark.parametrize("text", ["Hello,  World_2! x", "Ünïcode—dash “quoted” 3½", "", "...", "日本語 テキスト"])
+@pytest.mark.parametrize("text", [
+    "Hello,  World_2! x", "Ünïcode—dash “quoted” 3½", "", "...", "日本語 テキスト",
+    "İstanbul ΣΟΦΟΣ \u212a \x85a\u2003b\x1c",
+    "".join(f"a{chr(code)}" for code in range(0x2000, 0x2C00)),
+])  # fmt: skip
 def test_plain_text_is_lower_case_words(text):
     import re
 

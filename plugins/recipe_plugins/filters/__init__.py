@@ -5,11 +5,10 @@ from __future__ import annotations
 from recipe_runner import Component
 
 
-def _filter(name: str, target: str, config: str, summary: str) -> Component:
+def _filter(name: str, target: str, config: str, summary: str, version: int = 1) -> Component:
     home = "recipe_plugins.filters"
-    return Component(
-        kind="filter", name=name, target=f"{home}.{target}", config=f"{home}.config:{config}", summary=summary
-    )
+    names = {"target": f"{home}.{target}", "config": f"{home}.config:{config}"}
+    return Component(kind="filter", name=name, **names, version=version, summary=summary)
 
 
 def _rule(name: str, target: str, config: str, summary: str) -> Component:
@@ -49,6 +48,8 @@ COMPONENTS: list[Component] = [
     _rule("toxicity", "toxicity:Toxicity", "ToxicityConfig", "documents with words of a list"),
     _rule("score", "score:score", "ScoreConfig", "documents by scores that were kept"),
     _filter("exact-dedup", "exact:ExactDedup", "ExactDedupConfig", "equal texts: one survives"),
-    _filter("minhash-dedup", "minhash:MinHashDedup", "MinHashDedupConfig", "nearly equal texts: one survives"),
+    _filter(
+        "minhash-dedup", "minhash:MinHashDedup", "MinHashDedupConfig", "nearly equal texts: one survives", version=2
+    ),
     *LEARNED,
 ]

@@ -94,15 +94,13 @@ class Seen:
 def judged(batch: Sequence[Record], members: np.ndarray, reason: str) -> list[Verdict]:
     """A verdict for each record; a member of a cluster has its size as the score `copies`."""
     keys = np.array([key_of(record) for record in batch], "S16")
-    places = np.searchsorted(members["key"], keys)
-    verdicts = []
-    for key, place in zip(keys, places.tolist(), strict=True):
-        if place == len(members) or members["key"][place] != key:
-            verdicts.append(Verdict(True))
-            continue
-        scores = {"copies": int(members["size"][place])}
-        survives = bool(members["survives"][place])
-        verdicts.append(Verdict(survives, "" if survives else reason, scores=scores))
+    verdicts = [Verdict(True)] * len(batch)
+    if not len(members):
+        return verdicts
+    places = np.minimum(np.searchsorted(members["key"], keys), len(members) - 1)
+    for number in np.flatnonzero(members["key"][places] == keys).tolist():
+        _, size, survives = members[places[number]].item()
+        verdicts[number] = Verdict(survives, "" if survives else reason, scores={"copies": size})
     return verdicts
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from recipe_plugins.filters.learned_config import DecontaminateConfig
-from recipe_plugins.filters.minhash import Shingles
+from recipe_plugins.filters.shingles import Shingles
 from recipe_plugins.filters.text import plain, text_of
 from recipe_plugins.sources.files import chunks, lines
 from recipe_runner import RecipeError, Record, Verdict
@@ -33,8 +33,9 @@ class Decontaminate:
     def __init__(self, config: DecontaminateConfig) -> None:
         self.config = config
         self._held = self._read()
+        self._shingles = {length: Shingles(length) for length in self._held}
         self._hashes = {
-            length: np.unique(Shingles(length).of([gram.encode("utf-8", "surrogatepass") for gram in grams])[0])
+            length: np.unique(self._shingles[length].of([gram.encode("utf-8", "surrogatepass") for gram in grams])[0])
             for length, grams in self._held.items()
         }
 
@@ -77,7 +78,7 @@ class Decontaminate:
         for length, hashes in sorted(self._hashes.items()):
             if length > len(words):
                 continue
-            found, _ = Shingles(length).of([text])
+            found, _ = self._shingles[length].of([text])
             for at in np.flatnonzero(np.isin(found, hashes)).tolist():
                 place = self._held[length].get(" ".join(words[at : at + length]))
                 if place is not None:

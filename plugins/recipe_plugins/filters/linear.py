@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from recipe_plugins.filters.minhash import Shingles
-from recipe_plugins.filters.text import plain
+from recipe_plugins.filters.shingles import Shingles
+from recipe_plugins.filters.text import parted
 
 BUCKETS = 1 << 18
 ROUNDS = 150
@@ -26,7 +26,7 @@ class Features:
     """Rows of a sparse matrix; `buckets` of row i are `buckets[starts[i]:starts[i + 1]]`, each with `values`."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        words = [(plain(text) or "nothing").encode("utf-8", "surrogatepass") for text in texts]
+        words = [found if (found := parted(text)).strip() else b"nothing" for text in texts]
         owners, hashes = [], []
         for ngram in (1, 2):
             found, starts = Shingles(ngram).of(words)

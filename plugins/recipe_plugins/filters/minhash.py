@@ -2,8 +2,8 @@
 
 The one idea: a text is the set of its word n-grams; the smallest of each of many hashes of that set is its signature;
 the share of equal positions of two signatures estimates the Jaccard index of the sets. Documents that agree in all
-rows of a band are candidates, and copies if as many hashes agree as `threshold` asks. Copies of copies are one
-cluster. With `verify` the n-gram sets of candidates are compared (as their 32-bit hashes), not their signatures.
+rows of a band are candidates, and copies if their n-gram sets (as 32-bit hashes) are as alike as `threshold` asks, or
+without `verify` if as many hashes of the signatures agree. Copies of copies are one cluster.
 Everything is numpy over a whole batch; signatures (4 bytes a hash) and sets (4 bytes a word) live on disk.
 Limits: what is compared is lower-case words (`filters.text.plain`); a text shorter than an n-gram is one shingle; of a
 text longer than `PART` the n-grams across the cuts are not seen; a small text inside a large one is not found.
@@ -22,60 +22,16 @@ import numpy as np
 from recipe_plugins.filters.config import MinHashDedupConfig
 from recipe_plugins.filters.copies import Seen, components, judged, packed
 from recipe_plugins.filters.sets import Sets, packed_sets
-from recipe_plugins.filters.text import plain, text_of
+from recipe_plugins.filters.shingles import BASE, Shingles, mixed
+from recipe_plugins.filters.text import parted, text_of
 from recipe_runner import Record, Verdict
 
 PART = 1_000_000
-"""Characters of text hashed at once; bounds the memory."""
+"""Bytes of a part of a longer text; bounds the memory."""
+GROUP = 1 << 18
+"""Bytes of texts hashed at once."""
 BLOCK = 1 << 13
 """Signatures looked at at once."""
-BASE = np.uint64(0x9E3779B97F4A7C15)
-SPACE = 32
-
-
-def _inverse(odd: int) -> int:
-    return pow(odd, -1, 1 << 64)
-
-
-def mixed(values: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser (Steele et al. 2014) on u64: every bit depends on every other."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
-class Shingles:
-    """Hashes of word n-grams, from prefix sums of a polynomial over the bytes: no word becomes an object."""
-
-    def __init__(self, ngram: int) -> None:
-        self._ngram = ngram
-        self._powers: np.ndarray = np.empty(0, np.uint64)
-        self._inverses: np.ndarray = self._powers
-
-    def of(self, texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        """u32 hashes of the n-grams of all texts (one or more words, single spaces), and where each text's start."""
-        data = np.frombuffer(b" ".join(texts) + b" ", np.uint8)
-        ends = np.flatnonzero(data == SPACE)
-        starts = np.concatenate([[0], ends[:-1] + 1])
-        words = np.array([text.count(b" ") + 1 for text in texts])
-        after = np.cumsum(words)
-        counts = np.maximum(words - self._ngram + 1, 1)
-        firsts = np.cumsum(counts) - counts
-        owner = np.repeat(np.arange(len(texts)), counts)
-        leading = np.arange(len(owner)) - firsts[owner] + (after - words)[owner]
-        closing = np.minimum(leading + self._ngram, after[owner]) - 1
-        return self._hashes(data, starts[leading], ends[closing]), firsts
-
-    def _hashes(self, data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        self._grow(len(data) + 1)
-        sums = np.zeros(len(data) + 1, np.uint64)
-        np.cumsum(data * self._powers[: len(data)], out=sums[1:])
-        return (mixed((sums[ends] - sums[starts]) * self._inverses[starts]) >> np.uint64(32)).astype(np.uint32)
-
-    def _grow(self, length: int) -> None:
-        if length > len(self._powers):
-            inverse = np.uint64(_inverse(int(BASE)))
-            self._powers, self._inverses = (np.cumprod(np.full(length, base, np.uint64)) for base in (BASE, inverse))
 
 
 class MinHashDedup:
@@ -84,6 +40,7 @@ class MinHashDedup:
     def __init__(self, config: MinHashDedupConfig) -> None:
         self.config = config
         self._width = config.bands * config.rows
+        self._verify = config.verify and config.threshold > 0
         self._shingles = Shingles(config.ngram)
         numbers = mixed(np.arange(1, 2 * self._width + 1, dtype=np.uint64) * BASE).astype(np.uint32)
         # h(x) = a x + b mod 2^32 with odd a is a permutation of the hashes, and x is well mixed already.
@@ -102,19 +59,21 @@ class MinHashDedup:
         for owners, texts in _grouped(batch):
             hashes, starts = self._shingles.of(texts)
             np.minimum.at(signatures, owners, self._minima(hashes, starts))
-            if self.config.verify:
+            if self._verify:
                 for owner, part in zip(owners, np.split(hashes, starts[1:]), strict=True):
                     sets[owner].append(part)
-        return packed(batch, signatures) + (packed_sets(sets) if self.config.verify else b"")
+        return packed(batch, signatures) + (packed_sets(sets) if self._verify else b"")
 
     def signatures(self, texts: Sequence[bytes]) -> np.ndarray:
-        """(texts, bands * rows) u32; `texts` are words with one space between them."""
+        """(texts, bands * rows) u32; `texts` are words with spaces between them."""
         return self._minima(*self._shingles.of(texts))
 
     def _minima(self, hashes: np.ndarray, starts: np.ndarray) -> np.ndarray:
         found = np.empty((len(starts), self._width), "<u4")
+        permuted = np.empty_like(hashes)
         for column, (factor, term) in enumerate(zip(self._factors, self._terms, strict=True)):
-            found[:, column] = np.minimum.reduceat(hashes * factor + term, starts)
+            np.multiply(hashes, factor, out=permuted)
+            np.minimum.reduceat(np.add(permuted, term, out=permuted), starts, out=found[:, column])
         return found
 
     # ── all documents ────────────────────────────────────────────────────────────────────────────────────────────
@@ -128,14 +87,14 @@ class MinHashDedup:
     def links(self, sketches: Iterable[bytes], seen: Seen, work: Path) -> tuple[np.ndarray, np.ndarray]:
         """Positions, (n,) int64 both, of candidates that are as alike as the threshold asks; `seen` takes them all."""
         with Sets(work / "sets") as sets, open(work / "signatures", "w+b") as signatures:
-            for rows in seen.rows(sets.taken(sketches) if self.config.verify else sketches, self._row):
+            for rows in seen.rows(sets.taken(sketches) if self._verify else sketches, self._row):
                 signatures.write(rows.tobytes())
             signatures.flush()
             pairs = np.empty(0, np.int64)
             for band in range(self.config.bands if len(seen.keys) else 0):
                 pairs = np.union1d(pairs, self._candidates(signatures, band, seen.keys))
             left, right = np.divmod(pairs, max(1, len(seen.keys)))
-            alike = sets.alike if self.config.verify else partial(self._alike, signatures)
+            alike = sets.alike if self._verify else partial(self._alike, signatures)
             chosen = alike(left, right, self.config.threshold)
         for name in ("signatures", "sets"):
             (work / name).unlink()
@@ -179,7 +138,7 @@ class MinHashDedup:
 
 
 def _grouped(batch: Sequence[Record]) -> Iterator[tuple[list[int], list[bytes]]]:
-    """Texts to be hashed at once, about `PART` characters, with the positions of their records."""
+    """Texts to be hashed at once, about `GROUP` bytes, with the positions of their records."""
     owners: list[int] = []
     texts: list[bytes] = []
     size = 0
@@ -188,7 +147,7 @@ def _grouped(batch: Sequence[Record]) -> Iterator[tuple[list[int], list[bytes]]]
             owners.append(number)
             texts.append(part)
             size += len(part)
-            if size >= PART:
+            if size >= GROUP:
                 yield owners, texts
                 owners, texts, size = [], [], 0
     if texts:
@@ -199,7 +158,11 @@ def _parts(record: Record) -> Iterator[bytes]:
     """The words of a record in parts of about `PART` bytes; a text without words stands for itself."""
     text = text_of(record)
     # Without words there is nothing to compare but the text as it is; its spaces must not part it into words.
-    data = (plain(text) or "".join(text.split()) or "nothing").encode("utf-8", "surrogatepass")
+    data = parted(text)
+    if data.isspace() or not data:
+        data = ("".join(text.split()) or "nothing").encode("utf-8", "surrogatepass")
+    if len(data) > 2 * PART:
+        data = b" ".join(data.split())
     while len(data) > 2 * PART and (cut := data.find(b" ", PART)) >= 0:
         yield data[:cut]
         data = data[cut + 1 :]

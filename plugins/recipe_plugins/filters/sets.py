@@ -1,7 +1,7 @@
 """Sets of 32-bit hashes, one for each document, on disk: what `minhash-dedup` verifies with.
 
-The one idea: a sketch ends with its documents' sets, sorted, and their sizes; only the sizes stay in memory (8 bytes a
-document). Limit: both sets of a pair are read for each pair.
+The one idea: a sketch ends with its documents' hashes as they come, and how many each has; only these numbers stay in
+memory (8 bytes a document), and sets are made of candidates alone. Limit: both sets of a pair are read for each pair.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ TAIL = struct.Struct("<QQ")
 
 
 def packed_sets(sets: Sequence[Sequence[np.ndarray]]) -> bytes:
-    """Each document's parts as one set; then its sizes, and how many sets and hashes there are."""
-    whole = [np.unique(np.concatenate([np.empty(0, "<u4"), *parts])).astype("<u4") for parts in sets]
-    sizes = np.array([len(found) for found in whole], "<u8")
-    return b"".join([*(found.tobytes() for found in whole), sizes.tobytes(), TAIL.pack(len(whole), int(sizes.sum()))])
+    """The parts of each document's hashes; then how many each has, and how many documents and hashes there are."""
+    sizes = np.array([sum(map(len, parts)) for parts in sets], "<u8")
+    hashes = (part.tobytes() for parts in sets for part in parts)
+    return b"".join([*hashes, sizes.tobytes(), TAIL.pack(len(sizes), int(sizes.sum()))])
 
 
 class Sets:
@@ -55,7 +55,7 @@ class Sets:
 
     def _set(self, bounds: np.ndarray, number: int) -> np.ndarray:
         start, end = int(bounds[number]), int(bounds[number + 1])
-        return np.frombuffer(os.pread(self._file.fileno(), end - start, start), "<u4")
+        return np.unique(np.frombuffer(os.pread(self._file.fileno(), end - start, start), "<u4"))
 
 
 def _jaccard(one: np.ndarray, other: np.ndarray) -> float:

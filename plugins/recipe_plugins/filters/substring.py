@@ -21,7 +21,7 @@ import numpy as np
 from recipe_plugins.filters.copies import key_of
 from recipe_plugins.filters.learned_config import SubstringDedupConfig
 from recipe_plugins.filters.lines import rest, text_to_change
-from recipe_plugins.filters.minhash import BASE, mixed
+from recipe_plugins.filters.shingles import BASE, mixed
 from recipe_plugins.filters.units import Bytes, Tokens, Unit
 from recipe_runner import Record, Verdict
 

@@ -7,7 +7,10 @@ import re
 from recipe_runner import Record
 
 _NOT_WORD = re.compile(r"[\W_]+")
-_ASCII = bytes(ord(chr(code).lower()) if chr(code).isalnum() and code < 128 else 32 for code in range(256))
+_ASCII = bytes(range(128))
+_LOWER = bytes(code if code > 127 else ord(chr(code).lower()) if chr(code).isalnum() else 32 for code in range(256))
+MARKS = 32
+"""Different characters outside ASCII that are put out of a text one by one; more of them at once."""
 
 
 def text_of(record: Record) -> str:
@@ -19,6 +22,29 @@ def text_of(record: Record) -> str:
 
 def plain(text: str) -> str:
     """Lower-case words, which are runs of letters and digits, with one space between them; "" if there is none."""
-    if text.isascii():
-        return b" ".join(text.encode().translate(_ASCII).split()).decode()
-    return _NOT_WORD.sub(" ", text.lower()).strip()
+    return b" ".join(parted(text).split()).decode("utf-8", "surrogatepass")
+
+
+def parted(text: str) -> bytes:
+    """The same in UTF-8 with any number of spaces between the words, and around them."""
+    data = _utf8(text)
+    if len(data) != len(text):
+        beyond = _beyond(data)
+        if beyond.lower() != beyond:
+            data = _utf8(text.lower())
+            beyond = _beyond(data)
+        marks = [character for character in set(beyond) if not character.isalnum()]
+        if len(marks) > MARKS:
+            return _utf8(_NOT_WORD.sub(" ", text.lower()))
+        for mark in marks:
+            data = data.replace(_utf8(mark), b" ")
+    return data.translate(_LOWER)
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _beyond(data: bytes) -> str:
+    """The characters outside ASCII."""
+    return data.translate(None, _ASCII).decode("utf-8", "surrogatepass")

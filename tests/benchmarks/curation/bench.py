@@ -136,8 +136,8 @@ def minhash(bench: Bench) -> None:
     """Speed, recall and false merges, on a part beside the slow peers, and on everything."""
     ours = {
         "ours, any candidate": {"threshold": 0},
-        "ours, estimate ≥ 0.7": {"threshold": 0.7},
-        "ours, verify ≥ 0.7": {"threshold": 0.7, "verify": True},
+        "ours, estimate ≥ 0.7": {"threshold": 0.7, "verify": False},
+        "ours, verified ≥ 0.7 (default)": {"threshold": 0.7, "verify": True},
     }
     for part, peers in (("part with copies", ("datatrove", "rensa", "datasketch")), ("all with copies", ("rensa",))):
         size, truth = bench.size(part), Truth(bench.rows[part])
