@@ -26,7 +26,7 @@ class Features:
     """Rows of a sparse matrix; `buckets` of row i are `buckets[starts[i]:starts[i + 1]]`, each with `values`."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        words = [found if (found := parted(text)).strip() else b"nothing" for text in texts]
+        words = [plain if (plain := parted(text)).strip() else b"nothing" for text in texts]
         owners, hashes = [], []
         for ngram in (1, 2):
             found, starts = Shingles(ngram).of(words)
