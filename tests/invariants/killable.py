@@ -2,8 +2,8 @@
 
     python killable.py SPEC...    SPEC is JSON: use, config, inputs {name: folder}, folder, kill {step | flush | stop}
 
-Several are run one after another, each in a fork that has the libraries imported already; their exit statuses are
-printed as a list.
+Several are run one after another, each in a fork that has the libraries imported already, or in as many as
+`processes` says; their exit statuses are printed as a list, of several ranks the first that is not 0.
 Rows of metrics go to `rows.jsonl`, written and cut as the runner would. `kill: {step: 7}` is after the metrics of
 step 7 are out; `kill: {flush: 2}` is in the second checkpoint, with all its files there and no mark; `stop` is no kill,
 but what a signal does.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import traceback
 from pathlib import Path
@@ -65,19 +66,39 @@ def main(spec: dict) -> None:
 
 def several(specs: list[dict]) -> list[int]:
     """The exit statuses; negative for a signal."""
-    slot("stage", {"use": specs[0]["use"], **specs[0]["config"]}).build()  # imports, and starts no thread
-    statuses = []
     for spec in specs:
-        child = os.fork()
-        if not child:
-            try:
-                main(spec)
-                os._exit(0)
-            finally:
-                traceback.print_exc()
-                os._exit(1)
-        statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-    return statuses
+        slot("stage", {"use": spec["use"], **spec["config"]}).build()  # imports, and starts no thread
+    return [run(spec) for spec in specs]
+
+
+def run(spec: dict) -> int:
+    """The status of one."""
+    count = spec.get("processes", 1)
+    shared = {"WORLD_SIZE": str(count)}
+    if count > 1:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        shared |= {"LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [
+        forked(spec, {**shared, "RANK": str(n), **({"LOCAL_RANK": str(n)} if count > 1 else {})}) for n in range(count)
+    ]
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks]
+    return next((status for status in statuses if status), 0)
+
+
+def forked(spec: dict, environment: dict) -> int:
+    """The process that runs one rank."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        os.environ.update(environment)
+        main(spec)
+        os._exit(0)
+    finally:
+        traceback.print_exc()
+        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from recipe_plugins.adapters.config import AdapterMethod
-from recipe_plugins.training import checkpoints
+from recipe_plugins.training import checkpoints, sharding
 from recipe_plugins.training.job import Job
 from recipe_plugins.training.trainer import TokenTrainer
 from recipe_runner import RecipeError
@@ -80,13 +80,14 @@ class MovesAdapter(_Trainer):
             if parameter.dtype != made[name].dtype:
                 parameter.data = made[name].to(parameter.device)
         self._adapted = model
-        self._before = {name: parameter.detach().clone() for name, parameter in checkpoints.trained(model).items()}
+        self._before = {name: sharding.local(p.detach()).clone() for name, p in checkpoints.trained(model).items()}
 
     def after_step(self, control: Any) -> None:
         """See the mixin."""
         super().after_step(control)
         overflowed = len(self.loss_scale.overflowed) if self.loss_scale else 0
-        if self.state.global_step == (1 + overflowed if self.moves_at_once else self.job.steps) and not self._moved():
+        looked_at = 1 + overflowed if self.moves_at_once else self.job.steps
+        if self.state.global_step == looked_at and not any(self._any_rank(self._moved())):
             raise RecipeError(
                 f"{'the first step' if self.moves_at_once else 'training'} did not change the adapter",
                 next="look at the learning rate, and at the share of supervised tokens in preparation.json"
@@ -95,8 +96,9 @@ class MovesAdapter(_Trainer):
             )
 
     def _moved(self) -> bool:
+        """Whether this rank's part of the adapter is another than it was."""
         now = checkpoints.trained(self._adapted)
-        return any(not torch.equal(now[name].cpu(), value.cpu()) for name, value in self._before.items())
+        return any(not torch.equal(sharding.local(now[name]).cpu(), was.cpu()) for name, was in self._before.items())
 
 
 class AdapterTokenTrainer(MovesAdapter, TokenTrainer):

@@ -3,7 +3,7 @@
 Quantised weights are frozen, and never saved: an adapter's payload says how its base was stored, and whoever needs the
 base quantises it again, to the same bits. What a layer multiplies with is `round_trip` of the weight it was given.
 
-Limit: weights are quantised from the dtype that the model is loaded in.
+Limit: weights are quantised from the dtype that the model is loaded in. Sharded, every rank holds all scales.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from recipe_plugins.training.loading import load_model
 from recipe_runner import Artifact, RecipeError, StageContext
@@ -85,6 +86,20 @@ def keep_layout(model: PreTrainedModel) -> None:
     """
     for layer in layers(model).values():
         layer.support_avx512bf16_for_cpu = False
+
+
+def make_plain(model: PreTrainedModel) -> None:
+    """Make the packed weights of `model` plain parameters, which can be cut between any two rows.
+
+    Each layer keeps its scales, whole; bitsandbytes puts the two together again in every pass. Libraries are not told
+    any more that the model is quantised: they would move it, or round what is trained beside.
+    """
+    for layer in layers(model).values():
+        layer.quant_state = layer.weight.quant_state
+        layer.weight = nn.Parameter(layer.weight.data, requires_grad=False)
+    for module in model.modules():
+        if hasattr(module, "is_loaded_in_4bit"):
+            module.is_loaded_in_4bit = False  # type: ignore[assignment]
 
 
 def round_trip(weight: torch.Tensor, *, double: bool) -> torch.Tensor:

@@ -179,9 +179,10 @@ def _chunked(config: LoopConfig, rows_at_once: int, model: PreTrainedModel) -> b
 
 
 def _sharded(ctx: StageContext, execution: ExecutionConfig, model: PreTrainedModel, device: Any) -> PreTrainedModel:
-    """What the loop trains: `model`, or a sharded copy of it."""
+    """What the loop trains: `model`, or a sharded copy of it, while the model itself waits in host memory."""
     if execution.strategy != "fsdp" or ctx.world_size == 1:
         return model
+    model.to("cpu")  # type: ignore[arg-type]
     found = sharding.sharded(model, device, ctx.world_size, execution.shard)
     ctx.note(sharded={"what": execution.shard, "ranks": ctx.world_size, "parameters_here": sharding.held(found)})
     return found

@@ -2,10 +2,12 @@
 
 What is sharded has a name: `optimizer-and-gradients` keeps whole weights between forward and backward (ZeRO-2 of
 Rajbhandari et al. 2020, arXiv:1910.02054, section 5), `all` gathers each layer's weights when they are needed (ZeRO-3).
-Each decoder layer is a unit; embeddings, head and norms are one more, so that tied weights stay tied.
+Each decoder layer is a unit; embeddings, head and norms are one more, so that tied weights stay tied. Frozen weights
+are sharded too: those of an adapter's base, in bf16 or packed in 4 bits.
 
 A checkpoint holds whole tensors, the same as one process writes. Guarantee: a model of which nothing was sharded is an
-error. Limit: every rank holds the initial model in host memory once, beside its shard.
+error. Limit: every rank holds the initial model in host memory once, beside its shard, and what stages measure before
+and after training they measure on one device.
 """
 
 from __future__ import annotations
@@ -22,20 +24,20 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
+from recipe_plugins.training import quantised
 from recipe_runner import RecipeError
 
 
 def sharded(model: PreTrainedModel, device: torch.device, world_size: int, shard: str) -> PreTrainedModel:
     """A copy of `model` on `device` whose parameters are sharded over all ranks; see `ExecutionConfig.shard`.
 
-    Raises `RecipeError` for weights that are not floating point (quantised ones), and for a model without layers.
+    Raises `RecipeError` for quantised weights that are not of 4 bits, and for a model without layers.
     """
-    odd = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters() if not p.is_floating_point()})
-    if odd:
-        raise RecipeError(
-            f"strategy: fsdp does not shard quantised weights ({', '.join(odd)})", next="use strategy: ddp"
-        )
     found = copy.deepcopy(model)
+    if getattr(model, "is_loaded_in_4bit", False):
+        quantised.make_plain(found)
+    elif getattr(model, "is_quantized", False):
+        raise RecipeError("strategy: fsdp shards no quantised weights but those of 4 bits", next="use strategy: ddp")
     names = set(getattr(model, "_no_split_modules", None) or ())
     layers = [module for module in found.modules() if type(module).__name__ in names]
     if not layers:
@@ -74,8 +76,14 @@ def is_sharded(model: nn.Module) -> bool:
 
 def after_forward(model: nn.Module) -> None:
     """Shard again what a forward pass without a backward one left whole: an optimizer must never see that."""
-    if isinstance(model, FSDPModule):
-        model.reshard()
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """This rank's part of `tensor`, which is all of it unless it is sharded."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def held(model: nn.Module) -> int:

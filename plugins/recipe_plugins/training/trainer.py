@@ -117,7 +117,9 @@ class RecipeTrainerMixin(Resumable):
         """A sharded model goes into a wrapper of ours, so that the library puts no DDP around it."""
         if not sharding.is_sharded(model):
             return super()._wrap_model(model, training, dataloader)  # type: ignore[misc]
-        return self.accelerator.prepare_model(sharding.Sharded(model), device_placement=False, evaluation_mode=True)
+        # autocast goes around the model itself, so that whoever measures it computes as training does
+        found = self.accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
+        return sharding.Sharded(found)
 
     def compute_loss_context_manager(self) -> Any:
         """What the model is called in, here and wherever else the loop asks it: autocast to fp16, where that is wanted.
