@@ -36,7 +36,7 @@ class GrpoStage:
     def run(self, ctx: StageContext) -> None:
         """Read prompts, answer held-out ones, train, answer them again, save."""
         config = self.config
-        machine.set_threads(config.execution)
+        machine.ready(config)
         if config.execution.strategy != "ddp":
             raise RecipeError("a sharded model cannot answer here", next="set execution.strategy: ddp")
         learner = Learner(ctx, config)

@@ -25,8 +25,10 @@ class PreferenceConfig(AligningConfig):
 
     @model_validator(mode="after")
     def _one_rounding(self) -> PreferenceConfig:
-        if self.precision == "bf16-master" and self.adapter is None:
-            raise ValueError("precision: the reference is not rounded as bf16-master rounds what trains; take bf16")
+        if self.precision in ("bf16-master", "fp8") and self.adapter is None:
+            raise ValueError(
+                f"precision: the reference is not rounded as {self.precision} rounds what trains; take bf16"
+            )
         return self
 
     @property

@@ -42,7 +42,7 @@ class PreferenceStage:
     def run(self, ctx: StageContext) -> None:
         """Prepare pairs, measure the model as it came, train, measure again, save."""
         config = self.config
-        machine.set_threads(config.execution)
+        machine.ready(config)
         learner = Learner(ctx, config)
         corpus, renderer, length = learner.corpus, learner.renderer, config.sequence_length
         paired, most = self.about.takes == "pairs", config.max_dropped

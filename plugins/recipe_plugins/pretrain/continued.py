@@ -30,7 +30,7 @@ def continue_training(ctx: StageContext, config: PretrainConfig) -> None:
     assert config.model is not None
     base, corpus = ctx.open(config.model), ctx.open(config.corpus)
     assert isinstance(corpus, Corpus)
-    machine.set_threads(config.execution)
+    machine.ready(config)
     given = base if config.tokeniser is None else ctx.open(config.tokeniser)
     known, tokenizer = load_tokenizer(ctx, base), load_tokenizer(ctx, given)
     method = None if config.adapter is None else config.adapter.build()

@@ -15,7 +15,7 @@ from recipe_plugins.training.conversations import renderer_of
 from recipe_plugins.training.estimate import Shape, shape_of_folder, training_facts
 from recipe_plugins.training.loading import DTYPES, load_tokenizer, save_model
 from recipe_plugins.training.log_probs import ahead
-from recipe_plugins.training.machine import device, set_threads
+from recipe_plugins.training.machine import device, ready
 from recipe_plugins.training.pairs import Documents, ExampleRows, Heldout, heldout_answers, stored_examples
 from recipe_plugins.training.run import TrainResult, train
 from recipe_runner import Corpus, StageContext
@@ -30,7 +30,7 @@ class RewardStage:
     def run(self, ctx: StageContext) -> None:
         """Prepare pairs, train, measure held-out pairs, save."""
         config, length = self.config, self.config.sequence_length
-        set_threads(config.execution)
+        ready(config)
         start, corpus = ctx.open(config.model), ctx.open(config.corpus)
         assert isinstance(corpus, Corpus)
         tokenizer = load_tokenizer(ctx, start)

@@ -12,7 +12,7 @@ _HOMES = {
     "conversations": "CHATML Renderer",
     "generation": "replies",
     "loading": "load_model load_tokenizer save_model",
-    "machine": "device set_threads",
+    "machine": "device ready set_threads",
     "resizing": "resize_embeddings",
     "run": "TrainResult train",
     "supervised": "SupervisedTrainer",

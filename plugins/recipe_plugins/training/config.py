@@ -132,10 +132,11 @@ class LoopConfig(StageConfig):
     batch_size: Annotated[int, Field(ge=1, description="rows a step, over all ranks and micro-batches")]
     sequence_length: Annotated[int, Field(ge=8, description="tokens a row")]
     precision: Annotated[
-        Literal["fp32", "bf16", "bf16-master", "fp16"],
+        Literal["fp32", "bf16", "bf16-master", "fp16", "fp8"],
         Field(
             description="of the matrix products; trained weights are fp32, in bf16-master bf16 with fp32 masters; "
-            "fp16 scales the loss, and leaves a step out whose gradients overflow"
+            "fp16 scales the loss, and leaves a step out whose gradients overflow; fp8 rounds the linear layers but "
+            "the head, needs `compile` and a GPU of compute capability 8.9, and trains in full only"
         ),
     ] = "fp32"
     max_grad_norm: Annotated[float, Field(ge=0, description="gradients are clipped to it; 0 clips nothing")] = 1.0
@@ -158,6 +159,18 @@ class LoopConfig(StageConfig):
         Execution(),
         Field(description="never hold all logits; auto: where a forward pass has more than 2**26"),
     ] = "auto"
+
+    @model_validator(mode="after")
+    def _fp8(self) -> LoopConfig:
+        if self.precision != "fp8":
+            return self
+        if self.execution.device in ("cpu", "mps"):
+            raise ValueError(f"precision: fp8 needs a GPU that has it, and execution.device is {self.execution.device}")
+        if not self.compile:
+            raise ValueError("precision: fp8 is slower than bf16 without torch.compile: set compile: true")
+        if getattr(self, "adapter", None) is not None:
+            raise ValueError("precision: fp8 is for training in full; an adapter's base takes bf16")
+        return self
 
     @property
     def tokens_per_step(self) -> int:

@@ -25,7 +25,7 @@ FAMILY = {
 }
 """The model types whose parameters are counted, and in what they differ."""
 
-Layout = Literal["fp32", "bf16", "bf16-master", "fp16"]
+Layout = Literal["fp32", "bf16", "bf16-master", "fp16", "fp8"]
 """Where the bytes of training go: fp32 throughout, or under autocast; in bf16-master bf16 weights with fp32 masters."""
 
 

@@ -16,8 +16,11 @@ from transformers.utils import logging
 from recipe_runner import Artifact, RecipeError, StageContext
 
 SHARD = "5GB"
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16-master": torch.bfloat16, "fp16": torch.float16}
-"""What a recipe calls a precision, and the dtype of its matrix products."""
+DTYPES = {
+    "fp32": torch.float32, "bf16": torch.bfloat16, "bf16-master": torch.bfloat16, "fp16": torch.float16,
+    "fp8": torch.bfloat16,
+}  # fmt: skip
+"""What a recipe calls a precision, and the dtype of its matrix products; of fp8, of those that stay wider."""
 
 PLAIN = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
 """How text is encoded: nothing added, and a `<|endoftext|>` that stands in it is text like any other."""

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import torch
 
+from recipe_plugins.training import float8
+from recipe_plugins.training.config import LoopConfig
 from recipe_runner import ExecutionConfig, RecipeError
+
+
+def ready(config: LoopConfig) -> None:
+    """Settle threads. Raises `RecipeError` for what cannot be trained on this machine, before anything is prepared."""
+    set_threads(config.execution)
+    if config.precision == "fp8":
+        float8.refuse_without(device(config.execution))
 
 
 def set_threads(execution: ExecutionConfig) -> None:

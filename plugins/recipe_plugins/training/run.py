@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,14 +12,14 @@ import torch
 from pydantic import TypeAdapter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-from recipe_plugins.training import checkpoints, sharding
+from recipe_plugins.training import checkpoints, float8, sharding
 from recipe_plugins.training.attention import chosen, set_attention
 from recipe_plugins.training.config import MANY_LOGITS, LoopConfig, TrainingConfig, micro_batch
 from recipe_plugins.training.job import Evaluator, Job
-from recipe_plugins.training.machine import device, set_threads
+from recipe_plugins.training.machine import device, ready
 from recipe_plugins.training.masters import to_bf16
 from recipe_plugins.training.order import Rows
-from recipe_plugins.training.progress import Evaluations, LossScale
+from recipe_plugins.training.progress import Evaluations
 from recipe_plugins.training.trainer import RecipeTrainerMixin, TokenTrainer
 from recipe_runner import ExecutionConfig, Interrupted, Optimizer, RecipeError, Slot, StageContext, Use
 
@@ -83,11 +84,60 @@ def train(
     mode, outside any autocast. Raises `Interrupted` after saving when the run is asked to stop, and `RecipeError` when
     the loss is not a number or a checkpoint does not fit.
     """
-    set_threads(config.execution)
-    rows_at_once, accumulation = micro_batch(config, ctx.world_size)
+    ready(config)
     _refuse(config, rows, trainer)
-    attention = chosen(config, device(config.execution))
-    set_attention(model, attention)
+    with kernels(ctx, config, model):
+        loop = loop_of(
+            ctx,
+            config,
+            model,
+            rows,
+            tokenizer,
+            steps=steps,
+            optimizer=optimizer,
+            trainer=trainer,
+            digests=digests,
+            evaluator=evaluator,
+            optimizer_state=optimizer_state,
+            branch=branch,
+        )
+        ctx.note(training=_resolved(loop.args, config, optimizer, steps))
+        if config.compile:
+            ctx.warn("compile: a run that is killed and resumed is equal up to rounding, not bit for bit")
+        loop.train()
+    if loop.interrupted:
+        raise Interrupted(f"stopped after step {loop.state.global_step} of {steps}, which is saved")
+    _finish(loop, model)
+    _tell(ctx, config, loop)
+    return _result(loop)
+
+
+@contextmanager
+def kernels(ctx: StageContext, config: LoopConfig, model: PreTrainedModel) -> Iterator[None]:
+    """Let `model` compute by what `config` puts in the place of its own layers, until it ends."""
+    if config.precision != "fp8":
+        yield
+        return
+    with float8.instead(model) as found:
+        ctx.note(fp8=found)
+        yield
+
+
+def loop_of(
+    ctx: StageContext,
+    config: LoopConfig,
+    model: PreTrainedModel,
+    rows: Rows,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    steps: int,
+    optimizer: Use[Optimizer],
+    trainer: type[RecipeTrainerMixin],
+    **told: Any,
+) -> Any:
+    """The trainer that runs what `config` says, over `model` or a sharded copy of it; `told` are fields of `Job`."""
+    rows_at_once, accumulation = micro_batch(config, ctx.world_size)
+    set_attention(model, chosen(config, device(config.execution)))
     if config.precision == "bf16-master":
         to_bf16(model)
     arguments = trainer.arguments_class(
@@ -111,14 +161,8 @@ def train(
         skip_spikes=config.skip_spikes,
         chunked_loss=trainer.cross_entropy and _chunked(config, rows_at_once, model),
         precision=config.precision,
-        digests=digests,
-        evaluator=evaluator,
-        optimizer_state=optimizer_state,
-        branch=branch,
+        **told,
     )
-    ctx.note(training={**_resolved(arguments, config, optimizer, steps), "attention": attention})
-    if config.compile:
-        ctx.warn("compile: a run that is killed and resumed is equal up to rounding, not bit for bit")
     trained = _sharded(ctx, config.execution, model, arguments.device)
     loop: Any = trainer(job=job, model=trained, args=arguments, processing_class=tokenizer)
     if config.chunked_loss == "on" and loop.head is None:
@@ -126,15 +170,7 @@ def train(
             f"the loss of {type(model).__name__} cannot be taken in chunks: its logits are not a plain product",
             next="leave chunked_loss out",
         )
-    loop.train()
-    if loop.interrupted:
-        raise Interrupted(f"stopped after step {loop.state.global_step} of {steps}, which is saved")
-    _finish(loop, trained, model)
-    if config.skip_spikes:
-        ctx.note(skipped_steps=loop.spikes.skipped)
-    if loop.loss_scale:
-        _tell(ctx, loop.loss_scale, loop.state.global_step)
-    return _result(loop)
+    return loop
 
 
 def _refuse(config: LoopConfig, rows: Rows, trainer: type[RecipeTrainerMixin]) -> None:
@@ -150,11 +186,11 @@ def _refuse(config: LoopConfig, rows: Rows, trainer: type[RecipeTrainerMixin]) -
         raise RecipeError("there is no row to train on", next="look at the ledger of the corpus")
 
 
-def _finish(loop: Any, trained: PreTrainedModel, model: PreTrainedModel) -> None:
+def _finish(loop: Any, model: PreTrainedModel) -> None:
     """Leave in `model` the weights that are the result, out of autocast and shards, to be asked what is not packed."""
     loop.accelerator.unwrap_model(loop.model_wrapped, keep_fp32_wrapper=False)
-    if trained is not model:
-        _gather(trained, model)
+    if sharding.is_sharded(loop.model):
+        _gather(loop.model, model)
         model.to(loop.args.device)  # type: ignore[arg-type]
     set_attention(model, "sdpa")
     if loop.kept_step is not None:
@@ -162,8 +198,13 @@ def _finish(loop: Any, trained: PreTrainedModel, model: PreTrainedModel) -> None
     model.eval()
 
 
-def _tell(ctx: StageContext, found: LossScale, steps: int) -> None:
-    """Note what fp16 left out. Raises `RecipeError` if that was everything."""
+def _tell(ctx: StageContext, config: LoopConfig, loop: Any) -> None:
+    """Note the steps that were left out. Raises `RecipeError` if fp16 left out every one."""
+    if config.skip_spikes:
+        ctx.note(skipped_steps=loop.spikes.skipped)
+    found, steps = loop.loss_scale, loop.state.global_step
+    if not found:
+        return
     ctx.note(overflowed_steps=found.overflowed, loss_scale=found.scale)
     if len(found.overflowed) == steps:
         raise RecipeError(
@@ -225,7 +266,7 @@ def _arguments(
         "max_grad_norm": config.max_grad_norm,
         "seed": seed,
         "data_seed": seed,
-        "bf16": config.precision == "bf16",
+        "bf16": config.precision in ("bf16", "fp8"),
         "fp16": False,  # that is the loop's own: the library refuses it on CPUs, and scales the loss per optimizer
         "use_cpu": device(config.execution).type == "cpu",
         CHECKPOINTING: config.gradient_checkpointing,
@@ -260,6 +301,7 @@ def _resolved(arguments: Any, config: LoopConfig, optimizer: Use[Optimizer], ste
         "optimizer": {"use": optimizer.component.identity, **optimizer.config.model_dump(mode="json")},
         "steps": steps,
         "tokens": steps * config.tokens_per_step,
+        "attention": chosen(config, arguments.device),
         "device": str(arguments.device),
         "threads": torch.get_num_threads(),
     }

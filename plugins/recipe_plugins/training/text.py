@@ -45,7 +45,7 @@ def train_on_text(
     """
     corpus = ctx.open(config.corpus)
     assert isinstance(corpus, Corpus)
-    machine.set_threads(config.execution)
+    machine.ready(config)
     names = list(config.mix) or [name for name, found in corpus.domains("train").items() if found.documents]
     device = machine.device(config.execution)
     evaluator = TextEvaluator(config.evaluation, corpus, tokenizer, config.sequence_length, device)

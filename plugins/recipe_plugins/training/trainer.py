@@ -231,9 +231,7 @@ class RecipeTrainerMixin(Resumable):
         loss = float(self.accelerator.reduce(self._step_loss, reduction="mean"))
         self._step_loss.zero_()
         norm = float(logs["grad_norm"])
-        left_out = (
-            self.loss_scale is not None and step in self.loss_scale.overflowed[-1:] and self.loss_scale.scale >= 1
-        )
+        left_out = self.loss_scale is not None and self.loss_scale.left_out(step)
         if not (math.isfinite(loss) and (math.isfinite(norm) or left_out)):
             raise self._diverged(step, loss, norm)
         self.last_loss = loss

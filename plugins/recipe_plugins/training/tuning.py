@@ -16,6 +16,7 @@ from recipe_plugins.training.conversations import Renderer
 from recipe_plugins.training.estimate import Shape, flops_per_token, training_facts
 from recipe_plugins.training.generation import stops
 from recipe_plugins.training.job import Evaluator
+from recipe_plugins.training.machine import ready
 from recipe_plugins.training.once import once
 from recipe_plugins.training.packing import StoredRows, write_rows
 from recipe_plugins.training.preparation import prepare, sample
@@ -30,7 +31,8 @@ SAMPLES = 4
 
 
 def open_corpus(ctx: StageContext, config: TuningConfig) -> Corpus:
-    """The corpus of `config`."""
+    """The corpus of `config`, where this machine can train as it says."""
+    ready(config)
     corpus = ctx.open(config.corpus)
     assert isinstance(corpus, Corpus)
     return corpus
