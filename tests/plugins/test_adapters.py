@@ -174,7 +174,7 @@ def test_several_adapters_add_what_each_changes_by_its_weight(models, base, one,
     written = _state(found)
     assert max(float((written[t] - w).abs().max()) for t, w in expected.items()) < 1e-6
     assert any(float((written[t] - w).abs().max()) > 1e-4 for t, w in plain.items())
-    assert found.facts["merge"]["weights"] == weights
+    assert found.facts["merge"]["adapters"] == weights
     if "qlora" not in one:
         assert found.facts["merge"]["difference"] < 1e-4 < 1e-2 < found.facts["merge"]["adapter_effect"]
         card = (found.path / "README.md").read_text()

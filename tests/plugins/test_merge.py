@@ -108,13 +108,120 @@ def test_an_adapter_without_effect_proves_nothing_and_fails(chat, adapter, tmp_p
 
 
 def test_a_result_that_differs_fails(chat, adapter, tmp_path, monkeypatch):
+    """The weights are checked by code of their own, and logits besides."""
+    from recipe_plugins.merge import into_base
     from recipe_plugins.merge.changes import LowRank
 
     right = LowRank.apply
     monkeypatch.setattr(LowRank, "apply", lambda self, block, start: right(self, block, 0))  # rows of another block
+    with pytest.raises(RecipeError, match="was not merged as it should have been: in row"):
+        merge(chat, adapter, tmp_path / "a", block=4096)
+    monkeypatch.setattr(into_base, "check_weights", lambda *given, **named: None)
     with pytest.raises(RecipeError, match=r"more than 0\.0001 \(tolerance\)"):
-        merge(chat, adapter, tmp_path, block=4096)
-    assert not list((tmp_path / "payload").iterdir())
+        merge(chat, adapter, tmp_path / "b", block=4096)
+    assert not list((tmp_path / "b" / "payload").iterdir())
+
+
+def _checked(base, merged, *adapters):
+    from recipe_plugins.merge.checking import check_weights
+    from recipe_plugins.merge.several import Weighted
+
+    given = {str(number): Weighted(part) for number, part in enumerate(adapters)}
+    return check_weights(base.payload, merged.payload, given, restored=None, resized=None)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "factor", "said"),
+    [
+        (
+            "model.layers.1.mlp.up_proj.weight",
+            1 + 1e-4,
+            "up_proj.weight was not merged as it should have been: in row 0",
+        ),
+        ("model.norm.weight", 1 + 1e-6, "no adapter changes it"),
+        ("model.embed_tokens.weight", 1.001, "embed_tokens.weight was not merged"),
+    ],
+)
+def test_each_weight_that_was_written_is_checked(chat, adapter, tmp_path, tensor, factor, said):
+    from safetensors.torch import load_file, save_file
+
+    merged = _copy(merge(chat, adapter, tmp_path / "right"), tmp_path / "wrong", Model)
+    path = merged.payload / "model.safetensors"
+    right = _checked(chat, merged, adapter)
+    assert right.kept == pytest.approx(1, abs=1e-5)
+    assert right.error < 1e-4
+    assert (right.tensors, right.changed) == (len(load_file(path)), 2 * 7 + 1)
+    save_file({name: w * factor if name == tensor else w for name, w in load_file(path).items()}, path)
+    with pytest.raises(RecipeError, match=said):
+        _checked(chat, merged, adapter)
+
+
+def test_without_memory_for_a_model_weights_alone_are_checked_and_it_is_said(chat, adapter, tmp_path, monkeypatch):
+    from recipe_plugins.merge import gate, into_base
+
+    def never(*given, **named):
+        raise AssertionError("a whole model was loaded")
+
+    usual = merge(chat, adapter, tmp_path / "usual")
+    assert usual.facts["merge"]["logits"] == "compared"
+    monkeypatch.setattr(into_base, "load_several", never)
+    monkeypatch.setattr(into_base, "load_model", never)
+    small = merge(chat, adapter, tmp_path / "small", memory="100KB")
+    assert small.digest == usual.digest
+    assert small.facts["merge"]["logits"].startswith("not compared: a model takes")
+    assert "0.0001 GB are allowed (memory)" in small.manifest["warnings"][0]
+    assert small.facts["merge"]["weights"] == usual.facts["merge"]["weights"]
+    assert "not compared" in (small.path / "README.md").read_text()
+    monkeypatch.setattr(gate, "free_memory", lambda where: 1000)
+    assert "are free" in merge(chat, adapter, tmp_path / "full").facts["merge"]["logits"]
+    chosen = merge(chat, adapter, tmp_path / "chosen", gate="weights")
+    assert chosen.facts["merge"]["logits"] == "not compared: gate: weights"
+    assert not chosen.manifest["warnings"]
+    with pytest.raises(AssertionError, match="a whole model was loaded"):
+        merge(chat, adapter, tmp_path / "logits", gate="logits")
+
+
+def test_what_needs_whole_models_says_so(chat, qadapter, tmp_path):
+    with pytest.raises(RecipeError, match="which base is the better one") as caught:
+        merge(chat, qadapter, tmp_path / "auto", memory="100KB")
+    assert "base: dequantised" in caught.value.render()
+    for base in ("original", "dequantised"):
+        found = merge(chat, qadapter, tmp_path / base, gate="weights", base=base).facts["merge"]
+        assert found["base"] == base
+        assert found["weights"]["kept"] == pytest.approx(1, abs=1e-3)
+
+
+def test_a_change_that_rounding_takes_is_no_merge(chat, adapter, tmp_path):
+    """In 16 bits a weight keeps a change only if it is about as large as the step to the next number."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    half, weak = _copy(chat, tmp_path / "half", Model), _copy(adapter, tmp_path / "weak", Adapter)
+    load(chat).to(torch.bfloat16).save_pretrained(half.payload)
+    found = merge(half, adapter, tmp_path / "merged").facts["merge"]["weights"]
+    assert 0.9 < found["weakest_kept"] <= found["kept"] < 1.1
+    assert found["error"] > 1e-3
+    path = weak.payload / "adapter_model.safetensors"
+    tensors = {n: t * 1e-4 if "lora_B" in n else t for n, t in load_file(path).items() if "token" not in n}
+    save_file(tensors, path)
+    with pytest.raises(RecipeError, match="of what the adapter changes is left in bfloat16"):
+        merge(half, weak, tmp_path / "lost", gate="weights")
+
+
+def test_free_memory_is_within_the_limits_of_the_control_group(tmp_path):
+    import torch
+
+    from recipe_plugins.training.machine import _left_in_groups, free_memory
+
+    assert 2**20 < free_memory(torch.device("cpu")) < 2**50
+    own = tmp_path / "cgroup"
+    own.write_text("0::/a/b\n")
+    for group, limit, used, cached in (("a", "1000", 700, 100), ("a/b", "max", 600, 0)):
+        (tmp_path / "root" / group).mkdir(parents=True)
+        (tmp_path / "root" / group / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / "root" / group / "memory.current").write_text(f"{used}\n")
+        (tmp_path / "root" / group / "memory.stat").write_text(f"anon 5\ninactive_file {cached}\n")
+    assert list(_left_in_groups(tmp_path / "root", own)) == [400]
 
 
 def test_what_cannot_be_merged_is_refused(chat, adapter, tmp_path):

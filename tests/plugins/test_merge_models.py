@@ -270,6 +270,30 @@ def test_a_merge_of_models_is_a_whole_chat_model(chat, tiny_base, questions, tmp
     assert chat.digest[:12] in (found.path / "README.md").read_text()
 
 
+def test_without_memory_for_the_result_its_weights_are_read_and_it_is_said(chat, tiny_base, tmp_path, monkeypatch):
+    import shutil
+
+    import torch
+    from safetensors.torch import save_file
+
+    from recipe_plugins.merge import models
+
+    monkeypatch.setattr(models, "load_model", None)  # which would fail
+    inputs = {"chat": chat, "base": tiny_base}
+    found = stage(tmp_path / "a", inputs, {"chat": "chat", "base": "base"}, "linear", memory="1KB")
+    assert "0.000001 GB are allowed" in found.facts["merge"]["not_measured"].replace("1e-06", "0.000001")
+    assert found.manifest["warnings"] == [
+        f"the merged model was not tried: {found.facts['merge']['not_measured']}; its weights are numbers, all of them"
+    ]
+    broken = tensors(chat)
+    broken["model.norm.weight"] = broken["model.norm.weight"] * torch.nan
+    shutil.copytree(chat.payload, tmp_path / "broken")
+    save_file(broken, tmp_path / "broken" / "model.safetensors")
+    inputs["chat"] = Artifact(tmp_path / "broken", "", {})
+    with pytest.raises(RecipeError, match=r"model\.norm\.weight has weights that are no numbers"):
+        stage(tmp_path / "b", inputs, {"chat": "chat", "base": "base"}, "linear", gate="weights")
+
+
 def test_linear_of_one_model_is_that_model(chat, tmp_path):
     import torch
 

@@ -215,12 +215,28 @@ class MergeConfig(StageConfig):
         Literal["auto", "original", "dequantised"],
         Field(description="for an adapter trained on 4 bits: which weights it is added to; auto takes what is closer"),
     ] = "auto"
+    gate: Annotated[
+        Literal["auto", "logits", "weights"],
+        Field(
+            description="each weight that was written is checked in any case; logits: and what whole models compute, "
+            "auto: if one fits into memory"
+        ),
+    ] = "auto"
+    memory: Annotated[
+        Size | Literal["free"], Field(description="bytes that a model which is compared may take"), Execution()
+    ] = "free"
     min_effect: Annotated[float, Field(gt=0, description="by which the adapter itself must move logits")] = 1e-2
     tolerance: Annotated[float, Field(gt=0, description="of the difference to base and adapter, where all is fp32")] = (
         1e-4
     )
     relative_tolerance: Annotated[
-        float, Field(gt=0, le=1, description="of it, as a share of the adapter's effect, with fewer bits anywhere")
+        float,
+        Field(
+            gt=0,
+            le=1,
+            description="of it, as a share of the adapter's effect, with fewer bits anywhere; and the share of its "
+            "change of the weights that rounding may take",
+        ),
     ] = 0.5
     precision: Annotated[
         Literal["fp32", "bf16"], Field(description="that models are compared in; merging itself is fp32")
@@ -253,7 +269,7 @@ class MergeConfig(StageConfig):
         return Model
 
     def estimate(self, known: Known) -> Estimate:
-        """Memory is that of one model, which the comparison loads; merging itself takes a block.
+        """Memory is that of one model, if the comparison loads it; merging itself takes a block.
 
         Layers that are put on top of each other are not counted.
         """
@@ -266,6 +282,14 @@ class MergeConfig(StageConfig):
         return Estimate(
             parameters=shape.parameters,
             trainable=0,
-            memory={"weights": (4 if self.precision == "fp32" else 2) * shape.parameters},
+            memory=self._memory(shape.parameters),
+            notes=["less memory is enough: then weights are checked, but whole models not compared"]
+            if self.gate == "auto"
+            else [],
             facts={"shape": shape.facts(), "vocab_size": known.fact(name, "vocab_size")},
         )
+
+    def _memory(self, parameters: int) -> dict[str, int]:
+        if self.gate == "weights":
+            return {"block": 3 * self.block}
+        return {"weights": (4 if self.precision == "fp32" else 2) * parameters}

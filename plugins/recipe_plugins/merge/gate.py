@@ -1,18 +1,28 @@
-"""Whether a merged model computes what base and adapter did, measured against what the adapter itself changes."""
+"""Whether a merged model computes what base and adapter did, measured against what the adapter itself changes.
+
+This takes memory for a whole model. Where there is none, the weights alone are compared (`checking`), and the manifest
+says so, and why.
+"""
 
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from recipe_plugins.merge.config import MergeConfig
+from recipe_plugins.merge.parts import slices
 from recipe_plugins.training.answers import answer_losses, conversations
 from recipe_plugins.training.conversations import Encoded, Renderer
+from recipe_plugins.training.loading import DTYPES
+from recipe_plugins.training.machine import device, free_memory
 from recipe_runner import Corpus, Record, StageContext
 
 ROWS, TOKENS, CONTEXT = 8, 32, 512
@@ -20,6 +30,24 @@ ROWS, TOKENS, CONTEXT = 8, 32, 512
 
 RECORDS = 64
 """Held-out conversations of a domain whose answers are scored."""
+
+
+OVERHEAD = 1.2
+"""What a model takes to be loaded and to answer, as a share of its weights."""
+
+
+def not_compared(config: MergeConfig, folder: Path) -> str:
+    """Why models of the size of the one in `folder` are not loaded to be compared; empty where they are."""
+    if config.gate != "auto":
+        return "" if config.gate == "logits" else "gate: weights"
+    with ExitStack() as stack:
+        weights = sum(math.prod(part.get_shape()) for part in slices(folder, stack).values())
+    needed = int(OVERHEAD * weights * DTYPES[config.precision].itemsize)
+    there = free_memory(device(config.execution)) if config.memory == "free" else config.memory
+    if needed <= there:
+        return ""
+    said = "free" if config.memory == "free" else "allowed (memory)"
+    return f"a model takes {needed / 1e9:.3g} GB in {config.precision}, and {there / 1e9:.3g} GB are {said}"
 
 
 @dataclass(frozen=True, slots=True)

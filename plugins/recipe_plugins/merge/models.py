@@ -1,7 +1,8 @@
 """Several models into one, by a method: read, computed and written a block of rows at a time.
 
-Guarantees: the models have one vocabulary and one tokeniser, and agree whether the head is the embedding; the result
-loads, and computes numbers. With a corpus, it is measured beside the models that it was made of.
+Guarantees: the models have one vocabulary and one tokeniser, and agree whether the head is the embedding; all weights
+of the result are numbers. Where it fits into memory it is loaded, and computes numbers; with a corpus, it is measured
+beside the models that it was made of.
 
 Limit: whether the result is any good is for `evaluate` to say.
 """
@@ -18,8 +19,9 @@ from typing import Any
 
 import torch
 
+from recipe_plugins.merge.checking import check_finite
 from recipe_plugins.merge.config import MergeConfig, MergeMethod
-from recipe_plugins.merge.gate import CONTEXT, heldout, random_rows, with_model
+from recipe_plugins.merge.gate import CONTEXT, heldout, not_compared, random_rows, with_model
 from recipe_plugins.merge.parts import Part, Parts, Weights, spans
 from recipe_plugins.merge.rest import write_card, write_rest
 from recipe_plugins.merge.writing import write
@@ -54,12 +56,16 @@ def merge_models(ctx: StageContext, config: MergeConfig, use: Use[MergeMethod]) 
     _write_weights(ctx, config, use.build(), artifacts, base)
     tokenizer = load_tokenizer(ctx, first)
     write_rest(first.payload, folder, tokenizer, ends=())
-    losses = _measured(ctx, config, Model(folder, "", {}), inputs)
+    check_finite(folder)
+    skipped = not_compared(config, folder)
+    losses = {"not_measured": skipped} if skipped else _measured(ctx, config, Model(folder, "", {}), inputs)
+    if skipped and config.gate == "auto":
+        ctx.warn(f"the merged model was not tried: {skipped}; its weights are numbers, all of them")
     for path in folder.iterdir():
         path.replace(ctx.payload / path.name)
     shape = shape_of_folder(ctx.payload)
     facts = {"method": use.component.identity, "models": {name: a.digest for name, a in inputs.items()}, **losses}
-    tables = [_table(losses)] if losses else []
+    tables = [_table(losses)] if "loss" in losses else []
     ctx.note(merge=facts, vocab_size=len(tokenizer), shape=shape.facts() if shape else None, tables=tables)
     write_card(ctx.folder, f"{use.component.name} merge of {', '.join(artifacts)}", inputs, {"method": facts["method"]})
 

@@ -54,6 +54,12 @@ class Origin(NamedTuple):
     tensor: str
 
 
+def slices(folder: Path, stack: ExitStack) -> dict[str, Any]:
+    """The tensors of a saved model by name, unread; its files are open as long as `stack` is."""
+    files = [stack.enter_context(safe_open(path, framework="pt")) for path in shards(folder)]
+    return {name: file.get_slice(name) for file in files for name in sorted(file.keys())}
+
+
 class Weights:
     """The tensors of a saved model, its files open as long as `stack` is."""
 

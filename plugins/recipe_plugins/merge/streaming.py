@@ -157,6 +157,26 @@ def _merged(
     part: Any, change: Change | None, restored: Dequantised | None, block: int, resized: Resized | None = None
 ) -> Iterator[torch.Tensor]:
     """The tensor in blocks of rows, each in its own dtype."""
+    start = 0
+    for rows in as_trained(part, restored, block, resized):
+        if change is None and restored is None:
+            yield rows
+            continue
+        kept = rows.dtype if restored is None else part[:1].dtype
+        rows = rows.float()
+        if change is not None:
+            change.apply(rows, start)
+        start += len(rows)
+        yield rows.to(kept)
+
+
+def as_trained(
+    part: Any, restored: Dequantised | None, block: int, resized: Resized | None = None
+) -> Iterator[torch.Tensor]:
+    """A tensor of the base in blocks of rows, as it was while the adapter trained: as it is stored, mostly.
+
+    In fp32 where its 4 bits are restored; with the rows that a table grew by. `block` is in bytes of fp32.
+    """
     shape = part.get_shape()
     if not shape:
         yield part[...]
@@ -165,14 +185,8 @@ def _merged(
     whole = restored.restore(part[:]) if restored else None
     fill = resized.fill(part, step) if resized else None
     for start in range(0, resized.rows if resized else shape[0], step):
-        stored = part[start : start + step]
+        stored = part[start : start + step] if whole is None else whole[start : start + step]
         if resized is not None and fill is not None and start + step > resized.seen:
             new = fill.to(stored.dtype).expand(min(start + step, resized.rows) - max(start, resized.seen), -1)
             stored = torch.cat([stored[: max(0, resized.seen - start)], new])
-        if change is None and whole is None:
-            yield stored
-            continue
-        rows = stored.float() if whole is None else whole[start : start + step]
-        if change is not None:
-            change.apply(rows, start)
-        yield rows.to(stored.dtype)
+        yield stored

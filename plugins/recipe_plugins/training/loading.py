@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from recipe_runner import Artifact, RecipeError, StageContext
@@ -52,6 +52,15 @@ def load_model(
             f"the weights in {artifact.payload} are not those of its config.json ({shown})",
             next="check that the folder is complete and that its config.json is the one it was saved with",
         )
+    return model
+
+
+def load_skeleton(ctx: StageContext, artifact: Artifact) -> PreTrainedModel:
+    """The model of an artifact without weights (on torch's device `meta`): its modules, their names, what is tied."""
+    keys = {"trust_remote_code": ctx.allow_remote_code}
+    config = AutoConfig.from_pretrained(artifact.payload, local_files_only=True, **keys)
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, **keys)
     return model
 
 

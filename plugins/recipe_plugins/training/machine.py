@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
 import torch
 
 from recipe_plugins.training import float8
@@ -37,3 +41,33 @@ def device(execution: ExecutionConfig) -> torch.device:
         found = ", ".join(name for name, yes in there.items() if yes)
         raise RecipeError(f"there is no {execution.device} device here", next=f"set execution.device to one of {found}")
     return torch.device(execution.device)
+
+
+def free_memory(where: torch.device) -> int:
+    """Bytes that this process can still take: of the host, or of the device `where` if that has less of its own.
+
+    The host's are what Linux calls available, within the limit of this process's control group (version 2); of another
+    system half of what it has.
+    """
+    host = min([_available(), *_left_in_groups()])
+    return min(host, torch.cuda.mem_get_info(where)[0]) if where.type == "cuda" else host
+
+
+def _available() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+
+
+def _left_in_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
+    """Of each limit on this process: what is left below it, cached files not counted, which give way."""
+    lines = own.read_text(encoding="utf-8").splitlines() if own.is_file() else []
+    path = next((line[3:].strip("/") for line in lines if line.startswith("0::")), "")
+    for group in (root / path, *(root / path).parents):
+        limit = group / "memory.max"
+        if limit.is_file() and limit.read_text(encoding="ascii").strip() != "max":
+            cached = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+            used = int((group / "memory.current").read_text(encoding="ascii")) - int(cached["inactive_file"])
+            yield max(0, int(limit.read_text(encoding="ascii")) - used)
