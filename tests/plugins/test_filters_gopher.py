@@ -9,9 +9,11 @@ from collections import Counter
 import pytest
 from pydantic import ValidationError
 
+from recipe_plugins.filters import splitting
 from recipe_plugins.filters.rules.config import GopherRepetitionConfig
 from recipe_plugins.filters.rules.repetition import GopherRepetition
-from recipe_plugins.filters.words import UNICODE_WORD, Words
+from recipe_plugins.filters.splitting import UNICODE_WORD
+from recipe_plugins.filters.words import Words
 from recipe_runner import Record, batched
 from recipe_runner.testing import check_filter
 from recipe_runner.testing.local import slot
@@ -219,3 +221,16 @@ def test_numbers_of_a_forgotten_vocabulary_are_forgotten_with_it(monkeypatch):
 def test_an_unknown_statistic_is_an_error_at_load():
     with pytest.raises(ValidationError, match="max_top_2grams"):
         slot("filter", {"use": "gopher-repetition", "max_top_2grams": 0.2})
+
+
+def test_words_split_by_kinds_are_those_of_the_pattern(monkeypatch):
+    """Texts of any mixture, and each of 12,544 characters beside letters, joiners, marks and spaces."""
+    monkeypatch.setattr(splitting, "LEAST", 1)
+    rng = random.Random(5)
+    drawn = "ab1_-'’  .!?\n\x1c\x0b\xa0\u2003é—“)\x00\x7fß²½"
+    texts = ["".join(rng.choices(drawn, k=rng.choice([1, 2, 3, 40, 700]))) for _ in range(1_000)]
+    texts += [f"a{character}b-{character}'a {character}{character}." for character in map(chr, range(0x3100))]
+    for text in texts:
+        words = UNICODE_WORD.findall(text)
+        assert splitting.unicode_words(text) == words, repr(text)
+        assert splitting.count_unicode_words(text) == len(words), repr(text)

@@ -86,7 +86,18 @@ def test_a_bracket_in_a_short_line_ends_a_page_but_not_for_datatrove():
 
 @pytest.mark.parametrize(
     ("line", "count"),
-    [("", 0), ("One", 1), ("One. Two", 2), ("One! Two?", 2), ('He said "no." He left.', 2), ("3.14 is pi.", 1)],
+    [
+        ("", 0),
+        ("One", 1),
+        ("One. Two", 2),
+        ("One! Two?", 2),
+        ('He said "no." He left.', 2),
+        ("3.14 is pi.", 1),
+        ("Well... no", 2),
+        ("Well...no", 1),
+        ("?! What", 1),
+        (".. a.b ?!) c", 2),
+    ],
 )
 def test_sentences(line, count):
     assert count_sentences(line) == count

@@ -63,33 +63,37 @@ class GopherQuality(ByWords):
 
     def statistics(self, text: str) -> dict[str, float]:
         """What the rules compare: counts, and shares in [0, 1] of words or of lines."""
-        features = self.words.features(self.words.numbers(text))
-        count, lines = len(features), self._lines(text)
-        of_words = self._as_dolma(features) if self._reading.plain else self._as_gopher(text, features)
+        numbers, lines = self.words.numbers(text), self._lines(text)
+        of_words = self._as_dolma(numbers) if self._reading.plain else self._as_gopher(text, numbers)
         return {
             **of_words,
-            "letter_words": share(features["letter"].sum(), count),
+            "letter_words": share(self._count("letter", numbers), len(numbers)),
             "bullet_lines": share(sum(line.startswith(self._reading.bullets) for line, _ in lines), len(lines)),
             "ellipsis_lines": share(sum(line.endswith(self._reading.ends) for _, line in lines), len(lines)),
         }
 
-    def _as_gopher(self, text: str, features: np.ndarray) -> dict[str, float]:
-        spoken, stop = features[features[self._reading.words]], features["fold" if self._reading.fold else "stop"]
+    def _count(self, feature: str, numbers: np.ndarray) -> int:
+        return int(np.count_nonzero(self.words.features(feature, numbers)))
+
+    def _as_gopher(self, text: str, numbers: np.ndarray) -> dict[str, float]:
+        spoken = numbers[self.words.features(self._reading.words, numbers) > 0]
+        stop = self.words.features("fold" if self._reading.fold else "stop", numbers)
         return {
             "words": len(spoken),
-            "mean_word_length": share(spoken["length"].sum(), len(spoken)),
-            "hashes": share(text.count("#"), len(features)),
-            "ellipses": share(text.count("...") + text.count("…"), len(features)),
+            "mean_word_length": share(self.words.lengths(spoken).sum(), len(spoken)),
+            "hashes": share(text.count("#"), len(numbers)),
+            "ellipses": share(text.count("...") + text.count("…"), len(numbers)),
             "stop_words": int(np.count_nonzero(np.bincount(stop, minlength=1)[1:])),
         }
 
-    def _as_dolma(self, features: np.ndarray) -> dict[str, float]:
+    def _as_dolma(self, numbers: np.ndarray) -> dict[str, float]:
+        lengths = self.words.lengths(numbers)
         return {
-            "words": len(features),
-            "mean_word_length": float(np.median(features["length"])) if len(features) else 0.0,
-            "hashes": share(features["symbol"].sum(), len(features)),
+            "words": len(numbers),
+            "mean_word_length": float(np.median(lengths)) if len(lengths) else 0.0,
+            "hashes": share(self._count("symbol", numbers), len(numbers)),
             "ellipses": 0.0,  # they are among the hashes
-            "stop_words": int(np.count_nonzero(features["stop"])),
+            "stop_words": self._count("stop", numbers),
         }
 
     def _lines(self, text: str) -> list[tuple[str, str]]:

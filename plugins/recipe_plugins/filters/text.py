@@ -29,10 +29,10 @@ def parted(text: str) -> bytes:
     """The same in UTF-8 with any number of spaces between the words, and around them."""
     data = _utf8(text)
     if len(data) != len(text):
-        beyond = _beyond(data)
+        beyond = beyond_ascii(text)
         if beyond.lower() != beyond:
-            data = _utf8(text.lower())
-            beyond = _beyond(data)
+            text = text.lower()
+            data, beyond = _utf8(text), beyond_ascii(text)
         marks = [character for character in set(beyond) if not character.isalnum()]
         if len(marks) > MARKS:
             return _utf8(_NOT_WORD.sub(" ", text.lower()))
@@ -45,6 +45,6 @@ def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _beyond(data: bytes) -> str:
-    """The characters outside ASCII."""
-    return data.translate(None, _ASCII).decode("utf-8", "surrogatepass")
+def beyond_ascii(text: str) -> str:
+    """Its characters outside ASCII, in their order."""
+    return _utf8(text).translate(None, _ASCII).decode("utf-8", "surrogatepass")

@@ -7,7 +7,6 @@ one definition meet; the latest texts are held with their numbers. Both are boun
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Callable
 from typing import Any
@@ -15,21 +14,17 @@ from typing import Any
 import numpy as np
 
 from recipe_plugins.filters.marks import DATATROVE_MARKS
-
-UNICODE_WORD = re.compile(r"\w+(?:[-'’]\w+)*|[^\w\s]+")
-ASCII_WORD = re.compile(r"\w+(?:[-']\w+)*|[^\w\s\x1c-\x1f]+", re.ASCII)
-"""The same for a text in ASCII, a third faster; Unicode counts the four separators as white space."""
-
-
-def unicode_words(text: str) -> list[str]:
-    """Letters and digits, joined by single hyphens and apostrophes; runs of other marks."""
-    return (ASCII_WORD if text.isascii() else UNICODE_WORD).findall(text)
-
+from recipe_plugins.filters.splitting import count_unicode_words, unicode_words
 
 SPLITTERS: dict[str, Callable[[str], list[str]]] = {"whitespace": str.split, "unicode": unicode_words}
+COUNTERS: dict[str, Callable[[str], int]] = {
+    "whitespace": lambda text: len(text.split()),
+    "unicode": count_unicode_words,
+}
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
-FLAGS = ("speaks", "counts", "letter", "symbol")
-FEATURES = np.dtype([("length", "<u4"), *((flag, "?") for flag in FLAGS), ("stop", "u1"), ("fold", "u1")])
+STOPS = {word: number for number, word in enumerate(STOP_WORDS, 1)}
+FEATURES = {"speaks": (0, 1), "counts": (1, 1), "letter": (2, 1), "symbol": (3, 1), "stop": (4, 15), "fold": (8, 15)}
+"""Where each lies in a word's 16 bits: the lowest, and a mask."""
 
 
 class Words:
@@ -41,7 +36,7 @@ class Words:
     """Characters of texts whose numbers are held."""
 
     def __init__(self, definition: str) -> None:
-        self._split = SPLITTERS[definition]
+        self._split, self._counted = SPLITTERS[definition], COUNTERS[definition]
         self._vocabulary = _Vocabulary()
         self._held: dict[str, np.ndarray] = {}
         self._size = 0
@@ -66,16 +61,18 @@ class Words:
     def count(self, text: str) -> int:
         """How many words; a text that is not held is not taken in for that."""
         found = self._held.get(text)
-        return len(self._split(text) if found is None else found)
+        return self._counted(text) if found is None else len(found)
 
-    def features(self, numbers: np.ndarray) -> np.ndarray:
-        """(words,) of `FEATURES`: length, whether it has more than marks (`speaks`; as datatrove sees it `counts`), a
-        letter, `#` or `…`, which stop word it is (from 1; 0: none) as it stands, and in lower case."""
-        return self._vocabulary.table[numbers]
+    def features(self, name: str, numbers: np.ndarray) -> np.ndarray:
+        """(words,) u16, one of `FEATURES`: whether it has more than marks (`speaks`; as datatrove sees it `counts`),
+        a letter, `#` or `…` (`symbol`); which stop word it is (from 1; 0: none) as it is, or in lower case (`fold`).
+        """
+        lowest, mask = FEATURES[name]
+        return (self._vocabulary.features[numbers] >> lowest) & mask
 
     def lengths(self, numbers: np.ndarray) -> np.ndarray:
         """(words,) int64: characters of each word."""
-        return self._vocabulary.table["length"][numbers].astype(np.int64)
+        return self._vocabulary.lengths[numbers]
 
 
 class _Vocabulary(dict[str, int]):
@@ -83,15 +80,17 @@ class _Vocabulary(dict[str, int]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.table = np.zeros(1024, FEATURES)
+        self.features, self.lengths = np.zeros(1024, np.uint16), np.zeros(1024, np.int64)
 
     def __missing__(self, word: str) -> int:
         number = self[word] = len(self)
-        if number >= len(self.table):
-            self.table = np.concatenate([self.table, np.zeros_like(self.table)])
-        speaks, counts = not all(map(_mark, word)), not DATATROVE_MARKS.issuperset(word)
-        letter, symbol = any(map(str.isalpha, word)), "#" in word or "…" in word
-        self.table[number] = (len(word), speaks, counts, letter, symbol, _stop(word), _stop(word.lower()))
+        if number >= len(self.lengths):
+            self.features, self.lengths = (np.concatenate([old, old]) for old in (self.features, self.lengths))
+        letter = word.isalpha() or any(map(str.isalpha, word))
+        speaks, counts = letter or not all(map(_mark, word)), not DATATROVE_MARKS.issuperset(word)
+        symbol, stop, fold = "#" in word or "…" in word, STOPS.get(word, 0), STOPS.get(word.lower(), 0)
+        self.features[number] = speaks | counts << 1 | letter << 2 | symbol << 3 | stop << 4 | fold << 8
+        self.lengths[number] = len(word)
         return number
 
 
@@ -105,10 +104,6 @@ class ByWords:
     def share(self, memory: dict[str, Any]) -> None:
         """Split with whoever was here first with this definition of a word."""
         self.words = memory.setdefault(f"words: {self._definition}", self.words)
-
-
-def _stop(word: str) -> int:
-    return STOP_WORDS.index(word) + 1 if word in STOP_WORDS else 0
 
 
 def _mark(character: str) -> bool:

@@ -31,8 +31,8 @@ sys.path.insert(0, str(HERE))
 import corpus  # noqa: E402
 
 from recipe_plugins.filters.rules.c4 import SENTENCE_END  # noqa: E402
+from recipe_plugins.filters.splitting import UNICODE_WORD  # noqa: E402
 from recipe_plugins.filters.text import plain  # noqa: E402
-from recipe_plugins.filters.words import UNICODE_WORD  # noqa: E402
 
 FEW, PART = 6_000_000, 8_000_000
 """Bytes for datatrove's filters as shipped, and for the slow deduplications."""

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 
 from recipe_plugins.filters.rules.config import C4Config, C4ParagraphsConfig
 from recipe_plugins.filters.text import text_of
 from recipe_runner import Record, Verdict
 
 CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
-SENTENCE_END = re.compile(r"(?<![.!?])[.!?]+[\"'”’)\]]*\s+")
+SENTENCE_END = re.compile(r"[.!?](?<![.!?]{2})[.!?]*[\"'”’)\]]*\s+")
+"""Starts with the marks, so that the search jumps from one to the next; behind them it sees that a run starts here."""
 POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 DROPPED = ("long_word", "no_end_mark", "few_words", "javascript", "policy")
 PAGE = ("lorem_ipsum", "curly_bracket")
@@ -26,6 +28,13 @@ class C4:
     def __init__(self, config: C4Config) -> None:
         self.config = config
         self._ends = tuple(config.end_marks)
+        wanted = {
+            "lorem_ipsum": ("lorem ipsum",) if config.lorem_ipsum else (),
+            "javascript": ("javascript",) if config.drop_javascript else (),
+            "curly_bracket": ("{",) if config.curly_bracket else (),
+            "policy": POLICY if config.drop_policy else (),
+        }
+        self._phrases = [(phrase, name) for name, phrases in wanted.items() for phrase in phrases]
 
     def judge_one(self, record: Record) -> Verdict:
         """`scores` are the lines and sentences kept, and the lines taken out by each rule."""
@@ -33,9 +42,12 @@ class C4:
         if self.config.whole_page and (found := self._page(text)):
             return Verdict(False, found)
         kept, dropped, sentences = [], Counter(dict.fromkeys(DROPPED, 0)), 0
+        # Most pages hold no phrase, and then no line needs to be searched for any.
+        low = self._cited(text).lower()
+        phrases = [(phrase, name) for phrase, name in self._phrases if phrase in low]
         for raw in text.splitlines():
             line = self._cited(raw.strip())
-            found = self._line(raw, line)
+            found = self._line(raw, line, phrases)
             if found in PAGE:
                 return Verdict(False, found)
             if found:
@@ -52,22 +64,17 @@ class C4:
     def _cited(self, line: str) -> str:
         return CITATION.sub("", line) if self.config.drop_citations and "[" in line else line
 
-    def _line(self, raw: str, line: str) -> str:
+    def _line(self, raw: str, line: str, phrases: Sequence[tuple[str, str]]) -> str:
         """Why a line is taken out, or its page removed; "" for a line that stays."""
-        config, low = self.config, line.lower()
+        config = self.config
         if len(raw) > config.max_word and any(len(word) > config.max_word for word in raw.split()):
             return "long_word"
         if config.need_end_mark and (not line.endswith(self._ends) or line.endswith("...")):
             return "no_end_mark"
-        if len((raw if config.count_citations else line).split()) < config.min_words:
+        if len((raw if config.count_citations else line).split(None, config.min_words)) < config.min_words:
             return "few_words"
-        if config.lorem_ipsum and "lorem ipsum" in low:
-            return "lorem_ipsum"
-        if config.drop_javascript and "javascript" in low:
-            return "javascript"
-        if config.curly_bracket and "{" in line:
-            return "curly_bracket"
-        return "policy" if config.drop_policy and any(phrase in low for phrase in POLICY) else ""
+        low = line.lower() if phrases else ""
+        return next((name for phrase, name in phrases if phrase in low), "")
 
     def _page(self, text: str) -> str:
         if self.config.lorem_ipsum and "lorem ipsum" in text.lower():

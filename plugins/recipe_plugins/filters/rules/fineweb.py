@@ -21,6 +21,9 @@ RULES = (
 )
 
 
+TERMINAL = frozenset(TERMINALS)
+
+
 class FinewebQuality(ByWords):
     """Keeps what breaks none of the rules."""
 
@@ -42,7 +45,7 @@ class FinewebQuality(ByWords):
         breaks, words = text.count("\n"), self.words.count(text)
         return {
             "lines": len(lines),
-            "line_ends": share(sum(line.endswith(TERMINALS) for line in shown), len(shown)),
+            "line_ends": share(sum(line[-1] in TERMINAL for line in shown), len(shown)),
             "short_lines": share(sum(len(line) <= self.config.short_line for line in shown), len(shown)),
             "duplicate_characters": share(again(shown, each=False)[1], len(text) - breaks),
             "breaks": share(breaks, words),

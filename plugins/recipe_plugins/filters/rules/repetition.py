@@ -148,17 +148,17 @@ def _twice(starts: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def greedy(n: int, starts: np.ndarray, labels: np.ndarray, ends: np.ndarray) -> int:
     """Characters of the words of n-grams that were met before, from left to right; one found is jumped over."""
-    seen: set[int] = set()
-    free = total = 0
+    seen, found, free = bytearray(int(labels.max()) + 1), [], 0
     for start, label in zip(starts.tolist(), labels.tolist(), strict=True):
         if start < free:
             continue
-        if label in seen:
+        if seen[label]:
             free = start + n
-            total += int(ends[free] - ends[start])
+            found.append(start)
         else:
-            seen.add(label)
-    return total
+            seen[label] = 1
+    jumped = np.array(found, np.int64)
+    return int((ends[jumped + n] - ends[jumped]).sum())
 
 
 def covered(n: int, starts: np.ndarray, ends: np.ndarray) -> int:
