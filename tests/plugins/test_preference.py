@@ -183,6 +183,27 @@ def test_an_interrupted_run_ends_with_the_same_bytes_and_the_same_reference(chat
     assert folder_files(context.payload) == folder_files(whole.payload)
 
 
+def test_the_reference_is_computed_once_by_as_many_ranks_as_there_are(config, tmp_path, monkeypatch):
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+
+    from recipe_plugins.preference import stage
+
+    monkeypatch.setattr(stage, "CHUNK", 4)
+    documents, asked = list(range(18)), {0: [], 1: []}
+
+    def reference(rank: int) -> list[float]:
+        made = slot("stage", {"use": "preference", **config}).build()
+        made._log_probs = lambda _, part: asked[rank].extend(part) or np.array(part, np.float32)
+        return made._reference(LocalContext(tmp_path, rank=rank, world_size=2), None, documents).tolist()
+
+    with ThreadPoolExecutor(2) as ranks:
+        found = list(ranks.map(reference, (0, 1)))
+    assert found == [documents, documents]
+    assert asked == {0: [*range(4), *range(8, 12), 16, 17], 1: [*range(4, 8), *range(12, 16)]}
+
+
 def test_what_cannot_be_learned_from_is_counted(chat, judged, config, conversations, tmp_path):
     good = [pair(f"Where is {n}?", "Here.", "There.") for n in range(17)]
     bad = [

@@ -1,7 +1,7 @@
 """The stage `grpo`: a model that learns from its own answers, by what rewards say of them.
 
 Limits: answers are drawn by the training process, prompt by prompt length, with a plain cache: right for small models
-and short answers; tools are not called.
+and short answers; tools are not called. While answers are drawn, every rank holds the whole weights of a sharded model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from recipe_plugins.training.answers import conversations
 from recipe_plugins.training.generation import Reply, replies
 from recipe_plugins.training.once import once
 from recipe_plugins.training.preparation import within
-from recipe_runner import RecipeError, StageContext
+from recipe_runner import StageContext
 
 Heldout = Mapping[str, Sequence[Prompt]]
 
@@ -37,8 +37,6 @@ class GrpoStage:
         """Read prompts, answer held-out ones, train, answer them again, save."""
         config = self.config
         machine.ready(config)
-        if config.execution.strategy != "ddp":
-            raise RecipeError("a sharded model cannot answer here", next="set execution.strategy: ddp")
         learner = Learner(ctx, config)
         rows, heldout = self._rows(ctx, learner), self._heldout(ctx, learner)
         model = learner.load()

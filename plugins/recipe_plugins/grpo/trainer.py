@@ -22,6 +22,7 @@ from transformers import Trainer
 from recipe_plugins.grpo.config import GrpoConfig
 from recipe_plugins.grpo.prompts import Judge, Prompt
 from recipe_plugins.rewards.config import Completion
+from recipe_plugins.training import sharding
 from recipe_plugins.training.conversations import IGNORED, Renderer
 from recipe_plugins.training.generation import drawn, reply, stops
 from recipe_plugins.training.log_probs import Document, answer_log_probs, padded
@@ -55,7 +56,7 @@ class GrpoTrainer(RecipeTrainerMixin, Trainer):
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list, Any]:
         """The step's answers, drawn and judged, in the micro-batches that their prompts came in."""
         asked = [batch["numbers"].tolist() for batch in islice(epoch_iterator, num_batches)]
-        with self.compute_loss_context_manager():
+        with self.compute_loss_context_manager(), sharding.gathered(self.model):
             groups = iter(self._groups([number for numbers in asked for number in numbers]))
         made = [self._micro_batch(list(islice(groups, len(numbers)))) for numbers in asked]
         return super().get_batch_samples(iter(made), num_batches, device)

@@ -78,20 +78,24 @@ class PreferenceStage:
         """The reference's log-probabilities, float32 (documents,); zeros where the objective has no use for them."""
         if not self.about.needs_reference:
             return np.zeros(len(documents), np.float32)
-        parts = []
-        for number, start in enumerate(range(0, len(documents), CHUNK)):
-            if ctx.stopping():
-                raise Interrupted
-            ctx.progress(start, len(documents), "answers", "reference")
-            part = documents[start : start + CHUNK]
+        starts = range(0, len(documents), CHUNK)
 
-            def write(folder: Path, part: Sequence[Document] = part) -> dict[str, Any]:
+        def chunk(number: int) -> np.ndarray:
+            def write(folder: Path) -> dict[str, Any]:
+                part = documents[starts[number] : starts[number] + CHUNK]
                 np.save(folder / "log_probs.npy", self._log_probs(model, part))
                 return {}
 
-            folder, _ = once(ctx, f"reference-{number:06d}", write)
-            parts.append(np.load(folder / "log_probs.npy"))
-        return np.concatenate(parts)
+            folder, _ = once(ctx, f"reference-{number:06d}", write, rank=number % ctx.world_size)
+            found: np.ndarray = np.load(folder / "log_probs.npy")
+            return found
+
+        for number in range(ctx.rank, len(starts), ctx.world_size):  # this rank's share, before it waits for the rest
+            if ctx.stopping():
+                raise Interrupted
+            ctx.progress(starts[number], len(documents), "answers", "reference")
+            chunk(number)
+        return np.concatenate([chunk(number) for number in range(len(starts))])
 
     def _before(self, ctx: StageContext, model: Any, renderer: Renderer, heldout: ByDomain) -> dict[str, Any]:
         """What the model as it came thinks of the held-out answers, and what it answers itself."""

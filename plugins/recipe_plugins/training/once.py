@@ -13,13 +13,15 @@ from recipe_plugins.training import checkpoints
 from recipe_runner import Interrupted, StageContext
 
 
-def once(ctx: StageContext, name: str, write: Callable[[Path], Mapping[str, Any]]) -> tuple[Path, dict[str, Any]]:
-    """`ctx.work/name`, made by `write` on rank 0 unless an earlier attempt made it; and the facts that `write` gave.
+def once(
+    ctx: StageContext, name: str, write: Callable[[Path], Mapping[str, Any]], *, rank: int = 0
+) -> tuple[Path, dict[str, Any]]:
+    """`ctx.work/name`, made by `write` on `rank` unless an earlier attempt made it; and the facts that `write` gave.
 
     The other ranks wait for it. Raises `Interrupted` if they are asked to stop meanwhile.
     """
     folder = ctx.work / name
-    if ctx.rank == 0 and not checkpoints.is_complete(folder):
+    if ctx.rank == rank and not checkpoints.is_complete(folder):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         (folder / "facts.json").write_text(json.dumps(write(folder)), encoding="utf-8")

@@ -46,6 +46,7 @@ def sharded(model: PreTrainedModel, device: torch.device, world_size: int, shard
     for layer in layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=shard == "all")
     fully_shard(found, mesh=mesh, reshard_after_forward=False)  # the head is needed at once in the backward pass
+    found.reshards = frozenset(layers if shard == "all" else ())  # type: ignore[assignment]
     whole = [name for name, parameter in found.named_parameters() if not isinstance(parameter, DTensor)]
     if whole:
         raise RecipeError(f"{len(whole)} parameters were not sharded, {whole[0]} among them", next="use strategy: ddp")
@@ -79,6 +80,21 @@ def after_forward(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Whole weights on every rank, so that each may ask `model` for as much as it likes; all ranks take part."""
+    units = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for unit in units:
+        unit.set_reshard_after_forward(False, recurse=False)
+        unit.unshard()
+    try:
+        yield
+    finally:
+        for unit in units:
+            unit.set_reshard_after_forward(unit in model.reshards, recurse=False)  # type: ignore[operator]
+            unit.reshard()
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
