@@ -88,6 +88,70 @@ def test_equal_models_give_equal_bytes_and_16_bits_are_half(models, tmp_path):
     export(models["gpt2"], tmp_path / "bf16", dtype="bf16")
 
 
+@pytest.mark.parametrize(
+    ("dtype", "loses"), [("q8_0", 0.007), ("q5_1", 0.045), ("q5_0", 0.05), ("q4_1", 0.09), ("q4_0", 0.1)]
+)
+def test_another_reader_finds_quantised_weights_as_near_as_it_is_said(models, dtype, loses, tmp_path):
+    """transformers puts every tensor where it belongs, and its difference to the model is the one that was measured."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    exported = export(models["llama"], tmp_path, dtype=dtype)
+    facts = exported.facts["export"]
+    theirs = AutoModelForCausalLM.from_pretrained(exported.payload, gguf_file="model.gguf", dtype=torch.float32)
+    ours = AutoModelForCausalLM.from_pretrained(models["llama"].payload, dtype=torch.float32)
+    there = theirs.state_dict()
+    far, size = torch.zeros(2, dtype=torch.float64)
+    for name, tensor in ours.state_dict().items():
+        off = (there[name] - tensor).norm() / tensor.norm()
+        if tensor.ndim == 1 or "down_proj" in name:  # 48 columns are no blocks of 32
+            assert off < 1e-3
+            continue
+        assert 0 < off < (0.007 if "embed" in name or "lm_head" in name else loses)
+        far, size = far + (there[name] - tensor).double().square().sum(), size + tensor.double().square().sum()
+    assert facts["relative_error"] == pytest.approx(float((far / size).sqrt()), rel=1e-4)
+    assert facts["stored"] == (
+        {"f32": 5, "f16": 2, "q8_0": 14} if dtype == "q8_0" else {"f32": 5, "f16": 2, "q8_0": 2, dtype: 12}
+    )
+    assert exported.digest == export(models["llama"], tmp_path / "again", dtype=dtype).digest
+    small = (exported.payload / "model.gguf").stat().st_size
+    assert small < (export(models["llama"], tmp_path / "f16", dtype="f16").payload / "model.gguf").stat().st_size
+
+
+def test_more_than_a_type_may_lose_is_noticed(models, tmp_path, monkeypatch):
+    """Also where writing and reading back agree."""
+    import gguf
+
+    right = gguf.quants.quantize
+
+    def worse(array, kind):
+        return right(array + 0.6 * abs(array).max() / 127, kind)
+
+    monkeypatch.setattr(gguf.quants, "quantize", worse)
+    with pytest.raises(RecipeError, match="lost more than q8_0 may"):
+        export(models["gpt2"], tmp_path, dtype="q8_0")
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "q5_1", "q5_0", "q4_1", "q4_0"])
+def test_a_type_s_limit_is_reached_and_never_passed(kind):
+    """Of all that blocks may be: small, one-sided, with one large weight, of zeros."""
+    import gguf
+    import torch
+
+    from recipe_plugins.export.quantised import TYPES
+
+    draw = torch.Generator().manual_seed(1)
+    weights = torch.randn(400, 64, generator=draw) * torch.randn(400, 1, generator=draw).mul(4).exp() * 1e-3
+    weights[::5] = weights[::5].abs()
+    weights[1::5, ::32] *= 50
+    weights[2::50] = 0
+    weights[3::50] = -weights[3::50].abs()
+    raw = gguf.GGMLQuantizationType[kind.upper()]
+    read = torch.from_numpy(gguf.quants.dequantize(gguf.quants.quantize(weights.numpy(), raw), raw))
+    share = (read - weights).abs().reshape(400, 2, 32) / TYPES[kind].limit(weights)
+    assert 0.8 < float(share.max()) <= 1
+
+
 def test_a_file_that_differs_is_noticed(models, tmp_path, monkeypatch):
     from recipe_plugins.export import stage
 

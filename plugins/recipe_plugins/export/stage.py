@@ -1,33 +1,41 @@
 """The stage `export`: a model as one GGUF file, written a tensor at a time and read back.
 
 Guarantees: every tensor of the model is in the file, or the stage fails; what the reader of the `gguf` package finds
-there is, to the bit, the model's weights in the dtype that was asked for, and the metadata that was written. Equal
-models give equal bytes.
+there is, to the bit, the model's weights in the dtype that was asked for, and the metadata that was written. Weights
+that were quantised are, read back, within what their type may lose; how much they lost is told. Equal models give equal
+bytes.
 
-Limits: byte-level BPE tokenisers; no quantisation, which llama.cpp's own tool does from such a file. That llama.cpp
-itself runs it is not tried here; transformers reads the same model back (tests).
+Limits: byte-level BPE tokenisers; of the quantised types those that are a function of 32 weights, as more need
+llama.cpp's own tool. That llama.cpp itself runs it is not tried here; transformers reads the same model back (tests).
 """
 
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 
 from recipe_plugins.export.config import ExportConfig
 from recipe_plugins.export.families import Family, family_of
+from recipe_plugins.export.quantised import BLOCK, TYPES, Loss
 from recipe_plugins.export.vocabulary import vocabulary
 from recipe_plugins.training.loading import load_tokenizer
 from recipe_runner import RecipeError, StageContext
 
 FILE = "model.gguf"
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32}
+TABLES = ("token_embd.weight", "output.weight")
+"""Embedding and head, which lose more by few bits than layers do; llama.cpp keeps more of them, too."""
+
+FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9}
 """GGUF's numbers of what most tensors are stored in (`general.file_type`)."""
 
 
@@ -50,10 +58,11 @@ class ExportStage:
         with ExitStack() as stack:
             tensors = Tensors(model.payload, keys, family, self.config.dtype, stack)
             _write(gguf, path, family, words, tensors)
-            _check(gguf, path, words, tensors)
-        ctx.note(
-            export={"file": FILE, "architecture": family.name, "tensors": len(tensors.names), "read_back": "equal"}
-        )
+            loss = _check(gguf, path, words, tensors)
+        facts = {"file": FILE, "architecture": family.name, "tensors": len(tensors.names), "read_back": "equal"}
+        if self.config.dtype in TYPES:
+            facts |= {"stored": dict(Counter(tensors.kinds.values())), "relative_error": loss.relative}
+        ctx.note(export=facts)
 
 
 def library() -> Any:
@@ -73,6 +82,8 @@ def metadata(
     """GGUF's keys, without `general.architecture`, which the writer adds."""
     tokenizer = load_tokenizer(ctx, model)
     words: dict[str, Any] = {"general.file_type": FILE_TYPES[config.dtype]}
+    if config.dtype in TYPES:
+        words["general.quantization_version"] = library().GGML_QUANT_VERSION
     words |= {f"{family.name}.{key}": value for key, value in family.settings(keys).items()}
     words |= {f"tokenizer.ggml.{key}": value for key, value in vocabulary(model.payload, keys["vocab_size"]).items()}
     marks = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "padding": tokenizer.pad_token_id}
@@ -98,7 +109,8 @@ class Tensors:
     """A model's tensors as GGUF has them, one at a time, by GGUF's names."""
 
     def __init__(self, folder: Path, keys: Mapping[str, Any], family: Family, dtype: str, stack: ExitStack) -> None:
-        self.keys, self.family, self.dtype = keys, family, DTYPES[dtype]
+        self.keys, self.family, self.dtype = keys, family, dtype
+        self.kinds: dict[str, str] = {}  # what each is stored as, known once it was read
         files = [stack.enter_context(safe_open(path, framework="pt")) for path in sorted(folder.glob("*.safetensors"))]
         self._file = {name: file for file in files for name in sorted(file.keys())}
         if not self._file:
@@ -115,38 +127,53 @@ class Tensors:
         return str(found)
 
     def tensor(self, name: str) -> torch.Tensor:
-        """By GGUF's name; vectors are fp32. Raises `RecipeError` where a number is too large for the dtype."""
+        """By GGUF's name; fp32 what is a vector or to be quantised. Raises `RecipeError` for a number too large."""
         own = self.names[name]
         found = self.family.changed(self.keys, own, self._file[own].get_tensor(own))
-        cast = found.to(self.dtype if found.ndim > 1 else torch.float32).contiguous()
+        kind = self.kinds[name] = self._kind(name, found)
+        cast = found.to(DTYPES.get(kind, torch.float32)).contiguous()
         if not cast.isfinite().all():
-            raise RecipeError(f"{own} has numbers that {self.dtype} cannot hold", next="export it as bf16 or f32")
+            raise RecipeError(f"{own} has numbers that {kind} cannot hold", next="export it as bf16 or f32")
         return cast
+
+    def _kind(self, name: str, tensor: torch.Tensor) -> str:
+        if tensor.ndim < 2:
+            return "f32"
+        if self.dtype not in TYPES:
+            return self.dtype
+        if tensor.shape[-1] % BLOCK:
+            return "f16"
+        return "q8_0" if name in TABLES else self.dtype
+
+    def array(self, gguf: Any, name: str) -> Any:
+        """A numpy array of the bytes that are written; numpy has no bfloat16."""
+        tensor = self.tensor(name)
+        if self.kinds[name] in TYPES:
+            return gguf.quants.quantize(tensor.numpy(), raw_type(gguf, self.kinds[name]))
+        return tensor.view(torch.uint8).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self.names))
 
 
-def _bytes(tensor: torch.Tensor) -> Any:
-    """A numpy array of the same bytes; numpy has no bfloat16."""
-    return tensor.view(torch.uint8).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+def raw_type(gguf: Any, kind: str) -> Any:
+    """The library's name of a dtype."""
+    return gguf.GGMLQuantizationType[kind.upper()]
 
 
 def _write(gguf: Any, path: Path, family: Family, words: Mapping[str, Any], tensors: Tensors) -> None:
     writer = gguf.GGUFWriter(path, family.name)
     for key, value in words.items():
         _add(gguf, writer, key, value)
-    kinds = gguf.GGMLQuantizationType
-    raw = {torch.bfloat16: kinds.BF16, torch.float16: kinds.F16, torch.float32: kinds.F32}
     for name in tensors:
-        tensor = tensors.tensor(name)
-        array = _bytes(tensor)
-        writer.add_tensor_info(name, array.shape, array.dtype, array.nbytes, raw_dtype=raw[tensor.dtype])
+        shape, raw = tuple(tensors.tensor(name).shape), raw_type(gguf, tensors.kinds[name])
+        sizes = gguf.quant_shape_to_byte_shape(shape, raw)
+        writer.add_tensor_info(name, sizes, np.dtype(np.uint8), math.prod(sizes), raw_dtype=raw)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for name in tensors:
-        writer.write_tensor_data(_bytes(tensors.tensor(name)))
+        writer.write_tensor_data(tensors.array(gguf, name))
     writer.close()
 
 
@@ -161,8 +188,8 @@ def _add(gguf: Any, writer: Any, key: str, value: Any) -> None:
     writer.add_key_value(key, value, kind)
 
 
-def _check(gguf: Any, path: Path, words: Mapping[str, Any], tensors: Tensors) -> None:
-    """Raise `RecipeError` unless the file holds the metadata and the weights."""
+def _check(gguf: Any, path: Path, words: Mapping[str, Any], tensors: Tensors) -> Loss:
+    """What quantising lost. Raises `RecipeError` unless the file holds the metadata and the weights."""
     reader = gguf.GGUFReader(path)
     for key, value in words.items():
         field = reader.get_field(key)
@@ -177,8 +204,15 @@ def _check(gguf: Any, path: Path, words: Mapping[str, Any], tensors: Tensors) ->
     there = {tensor.name: tensor for tensor in reader.tensors}
     if sorted(there) != sorted(tensors.names):
         raise RecipeError(f"{path.name} has {len(there)} tensors, not the {len(tensors.names)} of the model")
+    loss = Loss()
     for name in tensors:
         wanted, found = tensors.tensor(name), there[name]
+        kind = tensors.kinds[name]
         sizes = [int(size) for size in reversed(found.shape)]
-        if sizes != list(wanted.shape) or found.data.tobytes() != _bytes(wanted).tobytes():
+        if sizes != list(wanted.shape) or found.data.tobytes() != tensors.array(gguf, name).tobytes():
             raise RecipeError(f"{path.name}: {name} was not written as it is")
+        if kind in TYPES:
+            read = torch.from_numpy(gguf.quants.dequantize(found.data, found.tensor_type).reshape(sizes))
+            if not loss.add(kind, wanted, read):
+                raise RecipeError(f"{path.name}: {name} lost more than {kind} may", next="export it as f16 or bf16")
+    return loss
