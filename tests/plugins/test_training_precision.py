@@ -12,6 +12,8 @@ from recipe_runner.testing.local import slot
 pytestmark = pytest.mark.slow
 
 VOCAB, LENGTH = 64, 32
+EXECUTION = {"device": "cpu", "threads": 1, "checkpoint_every": 2, "micro_batch": 2}
+SETTINGS = {"batch_size": 4, "sequence_length": LENGTH, "execution": EXECUTION}
 
 
 class Rows:
@@ -36,21 +38,31 @@ def model():
     return slot("architecture", {"use": "llama", **shape, "max_position_embeddings": LENGTH}).build().build(VOCAB)
 
 
-def trained(folder, net=None, context=None, steps=6, **changes):
+def tokenizer():
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
+    words = Tokenizer(models.WordLevel({str(n): n for n in range(VOCAB)}, unk_token="0"))
+    return PreTrainedTokenizerFast(tokenizer_object=words)
+
+
+def trained(folder, net=None, context=None, steps=6, trainer=None, **changes):
     import recipe_plugins.training as training
 
-    execution = {"device": "cpu", "threads": 1, "checkpoint_every": 2, "micro_batch": 2}
-    settings = {"budget": {"steps": steps}, "batch_size": 4, "sequence_length": LENGTH, "execution": execution}
-    config = training.TrainingConfig.model_validate({**settings, **changes})
+    config = training.TrainingConfig.model_validate({**SETTINGS, "budget": {"steps": steps}, **changes})
     context = context or LocalContext(folder)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel({str(n): n for n in range(VOCAB)}, unk_token="0"))
-    )
     net = model() if net is None else net
-    training.train(context, config, net, Rows(), tokenizer, steps=steps, optimizer=config.optimizer, digests={})
+    training.train(
+        context,
+        config,
+        net,
+        Rows(),
+        tokenizer(),
+        steps=steps,
+        optimizer=config.optimizer,
+        digests={},
+        trainer=trainer or training.TokenTrainer,
+    )
     return context
 
 
@@ -186,6 +198,49 @@ def test_compiled_is_eager_up_to_rounding_and_says_that_it_is_not_exact(tmp_path
     np.testing.assert_allclose(losses(compiled), losses(eager), rtol=1e-5)
     assert "not bit for bit" in compiled.warnings[0]
     assert compiled.facts["training"]["torch_compile"] is True
+
+
+@pytest.mark.parametrize("precision", ["bf16", "bf16-master", "fp16"])
+def test_what_is_timed_for_a_budget_in_minutes_is_what_runs_and_is_undone(tmp_path, precision):
+    import torch
+
+    import recipe_plugins.training as training
+    from recipe_plugins.training.timing import TIMED, UNTIMED, seconds_per_step
+
+    seen = []
+
+    class Seen(training.TokenTrainer):
+        def compute_loss(self, model, inputs, *given, **more):
+            found = {
+                "chunked": self.head is not None, "dtype": next(self.model.parameters()).dtype,
+                "scaled": self.loss_scale is not None, "checkpointing": self.model.is_gradient_checkpointing,
+                "optimizer": type(self.optimizer.optimizer).__name__, "rows": len(inputs["input_ids"]),
+                "accelerate": self.accelerator.mixed_precision,
+            }  # fmt: skip
+            seen.append(found)
+            return super().compute_loss(model, inputs, *given, **more)
+
+    settings = {"precision": precision, "gradient_checkpointing": True, "chunked_loss": "on"}
+    trained(tmp_path / "run", steps=2, trainer=Seen, **settings)
+    runs = seen.copy()
+    seen.clear()
+    net, context = model(), LocalContext(tmp_path / "timed")
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    objects, generator = dict(net.named_parameters()), torch.get_rng_state()
+    config = training.TrainingConfig.model_validate({**SETTINGS, "budget": {"minutes": 1}, **settings})
+    given = (context, config, net, Rows(), tokenizer())
+    seconds = seconds_per_step(*given, optimizer=config.optimizer, trainer=Seen)
+    assert 0 < seconds < 10
+    assert seen == runs[:1] * 2 * (UNTIMED + TIMED)  # of two micro-batches each
+    assert all(torch.equal(p, before[name]) and p is objects[name] for name, p in net.named_parameters())
+    assert all(p.grad is None and p.dtype == torch.float32 for p in net.parameters())
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert not context.rows
+    assert not (context.work / "checkpoints").exists()
+    assert seconds_per_step(*given, optimizer=config.optimizer, trainer=Seen) == seconds
+    assert len(seen) == 2 * (UNTIMED + TIMED)
+    again = trained(tmp_path / "again", net, steps=2, **settings)
+    assert losses(again) == losses(trained(tmp_path / "fresh", steps=2, **settings))
 
 
 def test_attention_follows_the_device_and_refuses_what_does_not_train_there(tmp_path):

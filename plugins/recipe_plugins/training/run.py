@@ -188,7 +188,7 @@ def _refuse(config: LoopConfig, rows: Rows, trainer: type[RecipeTrainerMixin]) -
 
 def _finish(loop: Any, model: PreTrainedModel) -> None:
     """Leave in `model` the weights that are the result, out of autocast and shards, to be asked what is not packed."""
-    loop.accelerator.unwrap_model(loop.model_wrapped, keep_fp32_wrapper=False)
+    end_autocast(loop.model)
     if sharding.is_sharded(loop.model):
         _gather(loop.model, model)
         model.to(loop.args.device)  # type: ignore[arg-type]
@@ -196,6 +196,18 @@ def _finish(loop: Any, model: PreTrainedModel) -> None:
     if loop.kept_step is not None:
         checkpoints.load_weights(model, loop.root / f"step-{loop.kept_step}" / checkpoints.WEIGHTS)
     model.eval()
+
+
+def end_autocast(model: Any) -> None:
+    """Take off what the library put around a model's forward pass, so that another trainer may put it on again.
+
+    Its own way, `unwrap_model`, takes off transformers' decorators too, and leaves a mark by which the next trainer
+    would take the model for prepared: it would train in fp32, without a word.
+    """
+    own = vars(model).pop("_original_forward", None)
+    if own is not None:
+        model.forward = own
+    vars(model).pop("_is_accelerate_prepared", None)
 
 
 def _tell(ctx: StageContext, config: LoopConfig, loop: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from recipe_plugins.training.config import TextConfig
 from recipe_plugins.training.estimate import flops_per_token, shape_of_folder, training_facts
 from recipe_plugins.training.evaluation import TextEvaluator, evaluated
 from recipe_plugins.training.loading import save_model
-from recipe_plugins.training.once import once
 from recipe_plugins.training.store import MixedRows, Portion, TokenStore, build_store, divide, documents, nth, rows_of
 from recipe_plugins.training.timing import seconds_per_step
 from recipe_plugins.training.trainer import RecipeTrainerMixin, TokenTrainer
@@ -46,17 +45,22 @@ def train_on_text(
     corpus = ctx.open(config.corpus)
     assert isinstance(corpus, Corpus)
     machine.ready(config)
-    names = list(config.mix) or [name for name, found in corpus.domains("train").items() if found.documents]
     device = machine.device(config.execution)
     evaluator = TextEvaluator(config.evaluation, corpus, tokenizer, config.sequence_length, device)
-    store = build_store(ctx, corpus, tokenizer, names, config.select)
-    steps = _steps(ctx, config, store, model, optimizer, corpus)
-    rows = _rows(ctx, config, store, steps, purpose, corpus)
+    text = _Text.stored(ctx, config, corpus, tokenizer)
+    known = text.known(model)
+    if config.budget.unit == "minutes":
+        rows = text.to_time()
+        seconds = seconds_per_step(ctx, config, model, rows, tokenizer, optimizer=optimizer, trainer=trainer)
+        ctx.warn(f"budget.minutes: a step was timed at {seconds:.3g} s; what is trained depends on it, and so on luck")
+        known["seconds_per_step"] = seconds
+    steps = config.resolved_steps(**known)
+    ctx.note(budget={config.budget.unit: getattr(config.budget, config.budget.unit), "steps": steps})
     result = run.train(
         ctx,
         config,
         model,
-        rows,
+        text.rows(steps, purpose),
         tokenizer,
         steps=steps,
         optimizer=optimizer,
@@ -71,12 +75,17 @@ def train_on_text(
             save_model(model, tokenizer, ctx.payload)
         else:
             save()
-        facts, now = _facts(ctx, model, optimizer, result), evaluator.bits_per_byte(model)
-        if before is not None:
-            facts["forgetting"] = {name: {"before": before[name], "after": now[name]} for name in now if name in before}
-            facts["tables"] = [*facts["tables"], _forgetting(facts["forgetting"])]
-        ctx.note(**facts, bits_per_byte=now)
+        facts = _facts(ctx, model, optimizer, result)
+        ctx.note(**_measured(facts, evaluator.bits_per_byte(model), before))
     return result
+
+
+def _measured(facts: dict[str, Any], now: Mapping[str, float], before: Mapping[str, float] | None) -> dict[str, Any]:
+    """The facts, with held-out bits per byte `now`, and beside those `before`, if they were measured."""
+    if before is None:
+        return {**facts, "bits_per_byte": now}
+    found = {name: {"before": before[name], "after": now[name]} for name in now if name in before}
+    return {**facts, "forgetting": found, "tables": [*facts["tables"], _forgetting(found)], "bits_per_byte": now}
 
 
 def _facts(
@@ -103,60 +112,58 @@ def _forgetting(found: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     return {"title": "held-out bits per byte", "columns": ["domain", "before", "after", "change"], "rows": rows}
 
 
-def _steps(
-    ctx: StageContext,
-    config: TextConfig,
-    store: TokenStore,
-    model: PreTrainedModel,
-    optimizer: Use[Optimizer],
-    corpus: Corpus,
-) -> int:
-    """The budget in steps; one in minutes is resolved by the first attempt, and kept for those that go on from it."""
-    known: dict[str, Any] = {
-        "rows": sum(rows_of(domain.tokens, config.sequence_length) for domain in store.domains.values()),
-        "parameters": model.num_parameters(),
-        "flops_per_token": flops_per_token(model.config.to_dict(), config.sequence_length),
-    }
-    if config.budget.unit == "minutes":
-        divided = divide(store, config.mix, config.batch_size, config.sequence_length, math.inf)
-        rows = _mixed(ctx, config, store, divided, "timing", corpus)
-        timed = lambda folder: {"seconds": seconds_per_step(config, model, rows, optimizer, ctx.world_size)}  # noqa: E731
-        seconds = known["seconds_per_step"] = once(ctx, "timing", timed)[1]["seconds"]
-        ctx.warn(f"budget.minutes: a step was timed at {seconds:.3g} s; what is trained depends on it, and so on luck")
-    steps = config.resolved_steps(**known)
-    ctx.note(budget={config.budget.unit: getattr(config.budget, config.budget.unit), "steps": steps})
-    return steps
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """The text of a stage: its token store, and rows of it."""
 
+    ctx: StageContext
+    config: TextConfig
+    corpus: Corpus
+    store: TokenStore
 
-def _rows(
-    ctx: StageContext, config: TextConfig, store: TokenStore, steps: int, purpose: str, corpus: Corpus
-) -> MixedRows:
-    wanted = steps * config.batch_size
-    divided = divide(store, config.mix, wanted, config.sequence_length, config.max_repeats)
-    ctx.note(
-        mix={name: asdict(portion) for name, portion in divided.items()},
-        max_repeats=config.max_repeats,
-        isolate=config.isolate,
-    )
-    return _mixed(ctx, config, store, divided, purpose, corpus)
+    @classmethod
+    def stored(cls, ctx: StageContext, config: TextConfig, corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> _Text:
+        """The domains of the mixture, or all that have a document, encoded now or by an earlier attempt."""
+        names = list(config.mix) or [name for name, found in corpus.domains("train").items() if found.documents]
+        return cls(ctx, config, corpus, build_store(ctx, corpus, tokenizer, names, config.select))
 
+    def known(self, model: PreTrainedModel) -> dict[str, Any]:
+        """What turns a budget into steps."""
+        length = self.config.sequence_length
+        return {
+            "rows": sum(rows_of(domain.tokens, length) for domain in self.store.domains.values()),
+            "parameters": model.num_parameters(),
+            "flops_per_token": flops_per_token(model.config.to_dict(), length),
+        }
 
-def _mixed(
-    ctx: StageContext,
-    config: TextConfig,
-    store: TokenStore,
-    divided: Mapping[str, Portion],
-    purpose: str,
-    corpus: Corpus,
-) -> MixedRows:
-    return MixedRows(
-        store,
-        divided,
-        length=config.sequence_length,
-        isolate=config.isolate,
-        seed=lambda domain, epoch: ctx.seed("mix", purpose, domain, epoch),
-        name=lambda domain, number: f"{domain}/{nth(documents(corpus, domain, config.select.get(domain)), number).id}",
-    )
+    def rows(self, steps: int, purpose: str) -> MixedRows:
+        """Those of the whole run, in the mixture that is noted."""
+        config = self.config
+        divided = divide(self.store, config.mix, steps * config.batch_size, config.sequence_length, config.max_repeats)
+        self.ctx.note(
+            mix={name: asdict(portion) for name, portion in divided.items()},
+            max_repeats=config.max_repeats,
+            isolate=config.isolate,
+        )
+        return self._mixed(divided, purpose)
+
+    def to_time(self) -> MixedRows:
+        """Those of one step, to be read again and again."""
+        config = self.config
+        return self._mixed(
+            divide(self.store, config.mix, config.batch_size, config.sequence_length, math.inf), "timing"
+        )
+
+    def _mixed(self, divided: Mapping[str, Portion], purpose: str) -> MixedRows:
+        corpus, select = self.corpus, self.config.select
+        return MixedRows(
+            self.store,
+            divided,
+            length=self.config.sequence_length,
+            isolate=self.config.isolate,
+            seed=lambda domain, epoch: self.ctx.seed("mix", purpose, domain, epoch),
+            name=lambda domain, number: f"{domain}/{nth(documents(corpus, domain, select.get(domain)), number).id}",
+        )
 
 
 def same_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> None:

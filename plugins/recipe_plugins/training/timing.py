@@ -1,67 +1,102 @@
 """How long a step takes here, for a budget in minutes: measured once on a few real steps, which are then undone.
 
-Forward, backward and optimizer are timed in the recipe's precision; evaluation, checkpoints and what ranks tell each
-other are not, so a run can take longer than it was given. What is measured decides how long is trained: another run may
-measure something else, which is why such a budget is outside the promise of equal results.
+The loop itself is timed, made as the run will make it: the same precision, attention, loss, gradient checkpointing,
+compilation, optimizer and ranks. What it does between steps is not: evaluation and checkpoints, so a run can take
+longer than it was given. What is measured decides how long is trained: another run may measure something else, which is
+why such a budget is outside the promise of equal results.
 """
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from recipe_plugins.training import checkpoints
-from recipe_plugins.training.config import LoopConfig, micro_batch
-from recipe_plugins.training.groups import param_groups
-from recipe_plugins.training.losses import summed_loss
-from recipe_plugins.training.machine import device
-from recipe_plugins.training.order import Rows, stack
-from recipe_runner import Optimizer, Use
+from recipe_plugins.training.config import LoopConfig
+from recipe_plugins.training.once import once
+from recipe_plugins.training.order import Rows
+from recipe_plugins.training.run import end_autocast, kernels, loop_of
+from recipe_plugins.training.trainer import RecipeTrainerMixin
+from recipe_runner import Optimizer, StageContext, Use
+
+if TYPE_CHECKING:
+    _Trainer = RecipeTrainerMixin
+else:
+    _Trainer = object
 
 UNTIMED, TIMED = 2, 5
 """Steps before those that are timed, and those."""
 
 
 def seconds_per_step(
-    config: LoopConfig, model: PreTrainedModel, rows: Rows, optimizer: Use[Optimizer], world_size: int
+    ctx: StageContext,
+    config: LoopConfig,
+    model: PreTrainedModel,
+    rows: Rows,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    optimizer: Use[Optimizer],
+    trainer: type[RecipeTrainerMixin],
 ) -> float:
-    """The median time of a step of this rank. `model` is left as it was, on the device of the run."""
-    place = device(config.execution)
-    model.to(place)  # type: ignore[arg-type]
-    generators = checkpoints.rng_state()
-    before = {name: parameter.detach().cpu().clone() for name, parameter in checkpoints.trained(model).items()}
-    made = optimizer.build().build(param_groups(model))
-    times = []
-    for number in range(UNTIMED + TIMED):
-        begun = time.perf_counter()
-        _step(config, model, rows, made, number, world_size)
-        if place.type == "cuda":
-            torch.cuda.synchronize(place)
-        times.append(time.perf_counter() - begun)
-    with torch.no_grad():
-        for name, parameter in checkpoints.trained(model).items():
-            parameter.copy_(before[name])
-            parameter.grad = None
+    """The median time of a step on rank 0, measured by the first attempt. `model` is left as it was."""
+    measured = None
+    if not checkpoints.is_complete(ctx.work / "timing"):  # all ranks train, so none is done before each has looked
+        timed = type("Timed", (_Timed, trainer), {})
+        with undone(model), kernels(ctx, config, model):
+            loop = loop_of(
+                ctx,
+                config,
+                model,
+                rows,
+                tokenizer,
+                steps=UNTIMED + TIMED,
+                optimizer=optimizer,
+                trainer=timed,
+                digests={},
+            )
+            loop.train()
+            end_autocast(loop.model)
+        measured = statistics.median(later - earlier for earlier, later in pairwise(loop.ends[UNTIMED - 1 :]))
+        del loop
+        gc.collect()  # its optimizer, before the run makes its own
+    found: float = once(ctx, "timing", lambda folder: {"seconds": measured})[1]["seconds"]
+    return found
+
+
+class _Timed(_Trainer):
+    """Mixed into a trainer before the loop's own mixin: steps, and nothing that is saved, told or evaluated."""
+
+    ends: list[float]
+
+    def restore(self) -> None:
+        """There is nothing to go on from."""
+        self.ends = []
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Remember when the step ended, on the device too."""
+        if "learning_rate" in logs:
+            float(self._step_loss)
+            self.ends.append(time.perf_counter())
+
+    def after_step(self, control: Any) -> None:
+        """Neither saves nor stops."""
+
+
+@contextmanager
+def undone(model: PreTrainedModel) -> Iterator[None]:
+    """What happens to the trained parameters of `model`, and to the generators, is undone at the end."""
+    parameters, generators = checkpoints.trained(model), checkpoints.rng_state()
+    before = {name: parameter.detach().cpu().clone() for name, parameter in parameters.items()}
+    dtype = model.config.dtype
+    yield
+    for name, parameter in parameters.items():
+        parameter.data, parameter.grad = before[name].to(parameter.device), None
+    model.config.dtype = dtype
     checkpoints.set_rng_state(generators)
-    return statistics.median(times[UNTIMED:])
-
-
-def _step(
-    config: LoopConfig, model: PreTrainedModel, rows: Rows, optimizer: torch.optim.Optimizer, number: int, ranks: int
-) -> None:
-    at_once, accumulation = micro_batch(config, ranks)
-    model.train()
-    for part in range(accumulation):
-        first = (number * accumulation + part) * at_once
-        batch = stack([rows[(first + row) % len(rows)] for row in range(at_once)])
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        labels = batch.pop("labels")
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=config.precision != "fp32"):
-            logits = model(**batch, use_cache=False).logits
-        summed_loss(logits, labels).div(config.tokens_per_step).backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm or float("inf"))
-    optimizer.step()
-    optimizer.zero_grad()
