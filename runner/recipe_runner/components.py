@@ -33,8 +33,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 class Component:
     """One entry of the registry, import-light by construction.
 
-    `target` ("recipe_lion.optim:Lion") is called with the config when a stage builds it; `config`
-    ("recipe_lion.config:LionConfig") is a torch-free `Config`. `version` is raised whenever numbers or a default
+    `target` ("recipe_signum.optim:Signum") is called with the config when a stage builds it; `config`
+    ("recipe_signum.config:SignumConfig") is a torch-free `Config`. `version` is raised whenever numbers or a default
     change, since it is part of the key. `dist` is set by the loader.
     """
 

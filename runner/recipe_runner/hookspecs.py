@@ -3,7 +3,7 @@
 A plugin is one entry point of the group `recipe_runner`, pointing at a module that imports nothing heavy:
 
     [project.entry-points.recipe_runner]
-    recipe-lion = "recipe_lion.hooks"
+    recipe-signum = "recipe_signum.hooks"
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def register_components() -> Iterable[Component]:  # type: ignore[empty-body]
 
     @hookimpl
     def register_components():
-        return [Component(kind="optimizer", name="lion", target="recipe_lion.optim:Lion",
-                          config="recipe_lion.config:LionConfig")]
+        return [Component(kind="optimizer", name="signum", target="recipe_signum.optim:Signum",
+                          config="recipe_signum.config:SignumConfig")]
     """
 
 
@@ -61,7 +61,7 @@ def register_commands() -> Iterable[Command]:  # type: ignore[empty-body]
 
     @hookimpl
     def register_commands():
-        return [Command("lion-info", "recipe_lion.info:main", "print what Lion is")]
+        return [Command("signum-info", "recipe_signum.info:main", "print what Signum is")]
     """
 
 
@@ -72,7 +72,7 @@ def check_recipe(recipe: Recipe) -> Iterable[Problem]:  # type: ignore[empty-bod
     @hookimpl
     def check_recipe(recipe):
         for name, stage in recipe.stages.items(): ...
-            yield Problem("Lion wants a smaller rate than AdamW", path=f"stages.{name}.optimizer.lr")
+            yield Problem("Signum wants a smaller rate than AdamW", path=f"stages.{name}.optimizer.lr")
     """
 
 
@@ -105,5 +105,5 @@ def doctor() -> Iterable[Check]:  # type: ignore[empty-body]
 
     @hookimpl
     def doctor():
-        return [Check("lion kernel", "compiled", ok=True)]
+        return [Check("signum kernel", "compiled", ok=True)]
     """

@@ -88,7 +88,7 @@ def test_bytes_of_state_are_what_the_optimizer_keeps():
     import torch
 
     size = 256 * 64
-    for use in ("adamw", "adamw-8bit", "paged-adamw-8bit", "sgd"):
+    for use in ("adamw", "adamw-8bit", "paged-adamw-8bit", "lion", "sgd"):
         chosen = slot("optimizer", use)
         weight = torch.nn.Parameter(torch.randn(256, 64))
         optimizer = chosen.build().build([ParamGroup([weight], "matrix", True)])

@@ -1,4 +1,4 @@
-"""Muon, Adafactor, SGD and 8-bit AdamW: exact state, groups that keep their settings, a loss that falls."""
+"""Muon, Lion, Adafactor, SGD and 8-bit AdamW: exact state, groups that keep their settings, a loss that falls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from recipe_runner.testing import check_optimizer, slot
 
 pytestmark = pytest.mark.slow
 
-ADDED = {"muon": {}, "adamw-8bit": {"lr": 0.01}, "adafactor": {}, "sgd": {}}
+ADDED = {"muon": {}, "adamw-8bit": {"lr": 0.01}, "lion": {"lr": 0.01}, "adafactor": {}, "sgd": {}}
 CHOICES = [
     *ADDED.items(),
     ("muon", {"nesterov": False, "adjust_lr": "match_rms_adamw", "ns_steps": 2}),
@@ -94,7 +94,7 @@ def test_the_loss_falls(use, settings):
     assert losses[-1] < losses[0] - 0.5
 
 
-@pytest.mark.parametrize("use", ["adamw-8bit", "adafactor", "sgd"])
+@pytest.mark.parametrize("use", ["adamw-8bit", "lion", "adafactor", "sgd"])
 def test_groups_have_their_rates_and_decay(use):
     _, optimizer = made(use, lr=0.01, weight_decay=0.3)
     found = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
@@ -126,6 +126,20 @@ def test_muon_steps_matrices_and_adamw_the_rest():
     rest.step()
     assert torch.equal(alone["matrix"], roles["matrix"])
     assert all(torch.allclose(alone[role], roles[role], atol=1e-6) for role in roles)
+
+
+def test_a_step_of_lion_is_the_paper_s():
+    """From m = -1 and 1, with g = 2: c = .9 m + .1 g = -0.7 and 1.1; w - lr (sign c + decay w); m = .99 m + .01 g."""
+    import torch
+
+    weight = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
+    chosen = slot("optimizer", {"use": "lion", "lr": 0.1, "weight_decay": 0.5})
+    optimizer = chosen.build().build([ParamGroup([weight], "matrix", decay=True)])
+    optimizer.state[weight]["momentum_buffer"] = torch.tensor([-1.0, 1.0])
+    weight.grad = torch.tensor([2.0, 2.0])
+    optimizer.step()
+    assert torch.allclose(weight.detach(), torch.tensor([1 - 0.1 * (-1 + 0.5), 1 - 0.1 * (1 + 0.5)]))
+    assert torch.allclose(optimizer.state[weight]["momentum_buffer"], torch.tensor([-0.97, 1.01]))
 
 
 def test_a_rate_of_zero_stops_every_part_of_muon():

@@ -86,7 +86,7 @@ def test_the_wheel_asks_for_ranges_and_never_for_one_version(wheel):
 
 
 def test_it_is_the_wheel_that_runs(clean, tmp_path):
-    code = "import recipe_runner, recipe_plugins, recipe_lion; print(recipe_runner.__file__, recipe_plugins.__file__)"
+    code = "import recipe_runner, recipe_plugins, recipe_signum; print(recipe_runner.__file__, recipe_plugins.__file__)"
     assert str(ROOT) not in clean("python", "-c", code, cwd=tmp_path).stdout
     found = {
         record["distribution"]: record
@@ -94,9 +94,9 @@ def test_it_is_the_wheel_that_runs(clean, tmp_path):
     }
     assert {name: record["state"] for name, record in found.items()} == {
         "recipe-runner": "active",
-        "recipe-lion": "active",
+        "recipe-signum": "active",
     }
-    assert found["recipe-lion"]["components"] == ["optimizer/lion", "filter/min-words"]
+    assert found["recipe-signum"]["components"] == ["optimizer/signum", "filter/min-words"]
 
 
 def test_shipped_recipes_are_found_and_checked_from_anywhere(clean, tmp_path):
@@ -116,7 +116,7 @@ def test_the_example_s_recipe_runs_and_uses_both_components(clean, tmp_path):
     again = clean("recipe", "plan", "recipe.yaml", "--check", "--json", cwd=tmp_path)
     paths = {stage["stage"]: Path(stage["path"]) for stage in json.loads(again.stdout)["stages"]}
     base = json.loads((paths["base"] / "manifest.json").read_text(encoding="utf-8"))
-    assert base["identity"]["stage"]["optimizer"]["use"] == "recipe-lion:lion@1"
-    assert base["versions"]["recipe-lion"] == "0.1.0"
+    assert base["identity"]["stage"]["optimizer"]["use"] == "recipe-signum:signum@1"
+    assert base["versions"]["recipe-signum"] == "0.1.0"
     ledger = (paths["corpus"] / "ledger.json").read_text(encoding="utf-8")
     assert "few-words" in ledger

@@ -58,6 +58,24 @@ class MuonConfig(Config):
         return 8 * parameters
 
 
+class LionConfig(Config):
+    """Lion (Chen et al. 2023, arXiv:2302.06675, algorithm 2).
+
+    Every weight moves by the whole rate, so that the rate is a third to a tenth of AdamW's and the decay as much
+    larger (section 5 of the paper).
+    """
+
+    lr: Annotated[float, Field(gt=0, description="the peak; the schedule is a factor on it")] = 3e-4
+    betas: Annotated[
+        tuple[Fraction, Fraction], Field(description="of the momentum as a step sees it, and as it is kept")
+    ] = (0.9, 0.99)
+    weight_decay: Annotated[float, Field(ge=0, description="of matrices and the head")] = 0.3
+
+    def state_bytes(self, parameters: int) -> int:
+        """One fp32 momentum a parameter."""
+        return 4 * parameters
+
+
 class AdafactorConfig(Config):
     """Adafactor with a given rate (Shazeer & Stern 2018, arXiv:1804.04235, algorithms 4 and 5)."""
 

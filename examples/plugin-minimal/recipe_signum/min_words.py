@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from recipe_lion.config import MinWordsConfig
 from recipe_runner import Record, Verdict
+from recipe_signum.config import MinWordsConfig
 
 
 class MinWords:

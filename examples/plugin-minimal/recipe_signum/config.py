@@ -6,14 +6,12 @@ from pydantic import Field
 
 from recipe_runner import Config
 
-Fraction = Annotated[float, Field(ge=0, lt=1)]
 
-
-class LionConfig(Config):
-    """Lion (Chen et al. 2023, arXiv:2302.06675, algorithm 2). Its rate is a third to a tenth of AdamW's."""
+class SignumConfig(Config):
+    """Signum (Bernstein et al. 2018, arXiv:1802.04434, algorithm 2). Its rate is a third to a tenth of AdamW's."""
 
     lr: Annotated[float, Field(gt=0, description="the peak; the schedule is a factor on it")] = 3e-4
-    betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 0.3
 
     def state_bytes(self, parameters: int) -> int:

@@ -1,8 +1,9 @@
-"""Lion: a step of one size for every weight, in the direction of the sign of an interpolated momentum.
+"""Signum: a step of one size for every weight, in the direction of the sign of the momentum.
 
-Algorithm 2 of Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms" (arXiv:2302.06675):
+Algorithm 2 of Bernstein et al. 2018, "signSGD: Compressed Optimisation for Non-Convex Problems" (arXiv:1802.04434),
+with a decay apart from the gradient:
 
-    c = b1 m + (1 - b1) g;   w <- w - lr (sign(c) + decay w);   m <- b2 m + (1 - b2) g
+    m <- b m + (1 - b) g;   w <- w - lr (sign(m) + decay w)
 """
 
 from collections.abc import Callable, Sequence
@@ -10,15 +11,15 @@ from typing import Any
 
 import torch
 
-from recipe_lion.config import LionConfig
 from recipe_runner import ParamGroup
+from recipe_signum.config import SignumConfig
 
 
-class Lion(torch.optim.Optimizer):
+class Signum(torch.optim.Optimizer):
     """The optimizer itself; all its state is `m`, one fp32 tensor a parameter."""
 
-    def __init__(self, params: Any, lr: float, betas: tuple[float, float], weight_decay: float) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+    def __init__(self, params: Any, lr: float, momentum: float, weight_decay: float) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -34,18 +35,17 @@ class Lion(torch.optim.Optimizer):
         return loss
 
     def _move(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
-        state, gradient, (first, second) = self.state[parameter], parameter.grad, group["betas"]
+        state, momentum = self.state[parameter], group["momentum"]
         if "m" not in state:
             state["m"] = torch.zeros_like(parameter)
-        direction = torch.lerp(gradient, state["m"], first).sign_()
-        parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"])
-        state["m"].lerp_(gradient, 1 - second)
+        state["m"].mul_(momentum).add_(parameter.grad, alpha=1 - momentum)
+        parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(state["m"].sign(), alpha=-group["lr"])
 
 
-class LionOptimizer:
-    """The component: a recipe's `{use: lion, lr: …}`, built when the parameters are there."""
+class SignumOptimizer:
+    """The component: a recipe's `{use: signum, lr: …}`, built when the parameters are there."""
 
-    def __init__(self, config: LionConfig) -> None:
+    def __init__(self, config: SignumConfig) -> None:
         self.config = config
 
     def build(self, groups: Sequence[ParamGroup]) -> torch.optim.Optimizer:
@@ -59,4 +59,4 @@ class LionOptimizer:
             }
             for group in groups
         ]
-        return Lion(settings, config.lr, config.betas, config.weight_decay)
+        return Signum(settings, config.lr, config.momentum, config.weight_decay)

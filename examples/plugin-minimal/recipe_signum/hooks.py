@@ -11,16 +11,16 @@ def register_components() -> Iterable[Component]:
     return [
         Component(
             kind="optimizer",
-            name="lion",
-            target="recipe_lion.lion:LionOptimizer",
-            config="recipe_lion.config:LionConfig",
-            summary="the sign of a momentum, with decoupled decay",
+            name="signum",
+            target="recipe_signum.signum:SignumOptimizer",
+            config="recipe_signum.config:SignumConfig",
+            summary="the sign of the momentum, with decoupled decay",
         ),
         Component(
             kind="filter",
             name="min-words",
-            target="recipe_lion.min_words:MinWords",
-            config="recipe_lion.config:MinWordsConfig",
+            target="recipe_signum.min_words:MinWords",
+            config="recipe_signum.config:MinWordsConfig",
             summary="removes documents of few words",
         ),
     ]

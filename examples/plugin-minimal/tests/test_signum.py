@@ -1,7 +1,7 @@
-"""What recipe-lion must hold: the checks of recipe_runner.testing, and its own arithmetic."""
+"""What recipe-signum must hold: the checks of recipe_runner.testing, and its own arithmetic."""
 
 import torch
-from recipe_lion.lion import Lion
+from recipe_signum.signum import Signum
 
 from recipe_runner import Record
 from recipe_runner.testing import check_filter, check_optimizer, check_plugin, slot
@@ -13,22 +13,22 @@ def parameters() -> list[torch.nn.Parameter]:
 
 
 def test_the_plugin_loads_lightly_and_whole():
-    check_plugin("recipe-lion")
+    check_plugin("recipe-signum")
 
 
-def test_lion_goes_on_bit_for_bit_from_its_state():
-    check_optimizer(slot("optimizer", {"use": "lion", "lr": 1e-2}).build(), parameters())
+def test_signum_goes_on_bit_for_bit_from_its_state():
+    check_optimizer(slot("optimizer", {"use": "signum", "lr": 1e-2}).build(), parameters())
 
 
 def test_one_step_is_the_paper_s():
-    """c = .9 m + .1 g, w - lr (sign c + decay w), m = .99 m + .01 g; from m = -1, g = 2: c = -0.7."""
+    """m = .9 m + .1 g, w - lr (sign m + decay w); from m = -1 and 1, g = 2: m = -0.7 and 1.1."""
     weight = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
-    optimizer = Lion([weight], lr=0.1, betas=(0.9, 0.99), weight_decay=0.5)
+    optimizer = Signum([weight], lr=0.1, momentum=0.9, weight_decay=0.5)
     optimizer.state[weight]["m"] = torch.tensor([-1.0, 1.0])
     weight.grad = torch.tensor([2.0, 2.0])
     optimizer.step()
     assert torch.allclose(weight.detach(), torch.tensor([1 - 0.1 * (-1 + 0.5), 1 - 0.1 * (1 + 0.5)]))
-    assert torch.allclose(optimizer.state[weight]["m"], torch.tensor([-0.97, 1.01]))
+    assert torch.allclose(optimizer.state[weight]["m"], torch.tensor([-0.7, 1.1]))
 
 
 def test_groups_keep_their_own_rate_and_decay():
@@ -36,7 +36,7 @@ def test_groups_keep_their_own_rate_and_decay():
 
     first, second = parameters()
     groups = [ParamGroup([first], "matrix", decay=True, lr_scale=0.5), ParamGroup([second], "vector", decay=False)]
-    built = slot("optimizer", {"use": "lion", "lr": 1e-2, "weight_decay": 0.2}).build().build(groups)
+    built = slot("optimizer", {"use": "signum", "lr": 1e-2, "weight_decay": 0.2}).build().build(groups)
     assert [(group["lr"], group["weight_decay"]) for group in built.param_groups] == [(5e-3, 0.2), (1e-2, 0.0)]
 
 
