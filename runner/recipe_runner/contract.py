@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from recipe_runner.components import Config, Execution, Ref, Slot, Use
 
@@ -159,7 +159,7 @@ class ExecutionConfig(Config):
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     processes: Annotated[int, Field(ge=1, description="ranks of a training stage")] = 1
-    strategy: Literal["ddp", "fsdp", "deepspeed"] = "ddp"
+    strategy: Annotated[Literal["ddp", "fsdp"], Field(description="whole copies, or sharded as `shard` says")] = "ddp"
     shard: Annotated[
         Literal["optimizer-and-gradients", "all"], Field(description="what fsdp shards: ZeRO-2, or ZeRO-3")
     ] = "all"
@@ -170,6 +170,16 @@ class ExecutionConfig(Config):
     checkpoint_minutes: Annotated[float, Field(ge=0, description="and at least so often; 0: by steps alone")] = 0.0
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     launcher: Annotated[Use[Launcher], Slot("launcher")] = "local"  # type: ignore[assignment]
+
+    @field_validator("strategy", mode="before")
+    @classmethod
+    def _no_deepspeed(cls, value: object) -> object:
+        if value == "deepspeed":
+            raise ValueError(
+                "deepspeed is not taken: `fsdp` shards as its ZeRO-2 does (shard: optimizer-and-gradients; ZeRO-1 is a "
+                "part of it), or as its ZeRO-3 (shard: all)"
+            )
+        return value
 
 
 class StageConfig(Config):

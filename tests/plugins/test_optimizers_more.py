@@ -180,6 +180,30 @@ def test_nesterov_without_momentum_is_refused():
         slot("optimizer", {"use": "sgd", "momentum": 0, "nesterov": True})
 
 
+@pytest.fixture
+def mesh():
+    """Of this one process."""
+    from torch import distributed
+    from torch.distributed.device_mesh import init_device_mesh
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("use", ["adamw-8bit", "paged-adamw-8bit"])
+def test_sharded_parameters_are_refused_in_8_bits(use, mesh):
+    import torch
+    from torch.distributed.tensor import distribute_tensor
+
+    whole, sharded = (torch.nn.Parameter(torch.ones(64, 64)) for _ in range(2))
+    sharded = torch.nn.Parameter(distribute_tensor(sharded.detach(), mesh))
+    groups = [ParamGroup([whole], "embedding", False), ParamGroup([sharded], "matrix", True)]
+    with pytest.raises(RecipeError, match=f"^{use} does not step parameters that strategy: fsdp shards") as error:
+        slot("optimizer", {"use": use}).build().build(groups)
+    assert "strategy: ddp, or the optimizer adamw" in error.value.next
+
+
 @pytest.mark.parametrize("use", ["adamw-8bit", "paged-adamw-8bit"])
 def test_a_missing_bitsandbytes_is_named(use, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)

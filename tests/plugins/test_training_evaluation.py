@@ -75,6 +75,10 @@ def test_the_best_is_kept_and_training_ends_when_there_is_no_better(run):
     assert context.facts["kept_step"] == best["step"]
     assert context.facts["bits_per_byte"] == best["measured"]
     assert context.facts["steps"] == best["step"] + 6 < 40
+    losses = {row["step"]: row["loss"] for row in context.rows}
+    assert context.facts["loss"] == losses[best["step"]] != losses[best["step"] + 6]
+    assert context.facts["last_step"] == {"step": best["step"] + 6, "loss": losses[best["step"] + 6]}
+    assert context.facts["last_evaluation"] == {"step": found[-1]["step"], "bits_per_byte": found[-1]["measured"]}
     kept = weights(context)
     from safetensors.torch import load_file
 
@@ -90,7 +94,7 @@ def test_best_and_patience_survive_a_stop_exactly(run):
     with pytest.raises(Interrupted):
         run("stopped", stop=last - 3, evaluation=settings, **changes)
     again = run("stopped", evaluation=settings, **changes)
-    for name in ("kept_step", "steps", "bits_per_byte", "samples"):
+    for name in ("kept_step", "steps", "loss", "last_step", "last_evaluation", "bits_per_byte", "samples"):
         assert again.facts[name] == straight.facts[name]
     assert same(weights(straight), weights(again))
     files = [(context.folder / "evaluations.json").read_bytes() for context in (straight, again)]

@@ -223,12 +223,6 @@ def test_gradients_are_clipped(tmp_path):
     assert losses(free)[2] < losses(clipped)[2]
 
 
-def test_a_strategy_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(RecipeError, match="strategy: deepspeed is not in this version") as error:
-        trained(tmp_path, execution={"strategy": "deepspeed"})
-    assert "shard: all for ZeRO-3" in error.value.next
-
-
 def test_a_device_that_is_not_there_is_named():
     import torch
 

@@ -196,6 +196,12 @@ def test_the_recipe_s_execution_is_below_every_stage_s(bench):
     assert identity(recipe.config("short")) == {}
 
 
+def test_deepspeed_is_refused_with_what_to_take_instead(bench):
+    bench.write("  a: {use: toy-train, execution: {strategy: deepspeed}}\n")
+    with pytest.raises(InvalidRecipe, match="deepspeed is not taken: `fsdp` shards as its ZeRO-2 does"):
+        bench.load()
+
+
 def test_a_stage_s_launcher_merges_with_the_recipe_s(bench):
     head = "schema: 1\nname: t\nexecution: {launcher: {use: far, nodes: 2}}\nstages:\n"
     bench.write("  a: {use: toy-train, execution: {launcher: {queue: q}}}\n", head)

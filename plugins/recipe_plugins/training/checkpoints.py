@@ -29,6 +29,7 @@ from recipe_runner import RecipeError
 
 MARK = "complete.json"
 WEIGHTS = "trained.safetensors"
+STATE = "state.json"
 
 
 @contextmanager
@@ -86,6 +87,12 @@ def steps_of(root: Path) -> dict[int, Path]:
 def latest(root: Path) -> Path | None:
     """The last complete checkpoint under `root`."""
     return next((path for _, path in sorted(steps_of(root).items(), reverse=True) if is_complete(path)), None)
+
+
+def state(root: Path, step: int) -> dict[str, Any]:
+    """What the loop remembered at `step`, without tensors."""
+    found: dict[str, Any] = json.loads((root / f"step-{step}" / STATE).read_text(encoding="utf-8"))
+    return found
 
 
 def fresh(root: Path, step: int) -> Path:

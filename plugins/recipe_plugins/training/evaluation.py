@@ -160,5 +160,16 @@ def evaluated(ctx: StageContext, result: TrainResult, tables: list[Any]) -> dict
         {"prompt": prompt, "answers": {f"step {entry.step}": entry.samples[number][1] for entry in found[-SHOWN:]}}
         for number, (prompt, _) in enumerate(found[0].samples)
     ]
-    kept = {"kept_step": result.kept_step} if result.kept_step is not None else {}
-    return {"tables": [*tables, table], "samples": samples, **kept}
+    return {"tables": [*tables, table], "samples": samples, **_kept(result)}
+
+
+def _kept(result: TrainResult) -> dict[str, Any]:
+    """The step whose weights are the result, if one was chosen; and what the last one was worth, if that is another."""
+    if result.kept_step is None:
+        return {}
+    last = result.evaluations.found[-1]
+    other = {
+        "last_step": {"step": result.steps, "loss": result.last_loss},
+        "last_evaluation": {"step": last.step, last.measure: dict(last.measured)},
+    }
+    return {"kept_step": result.kept_step, **(other if result.kept_step != result.steps else {})}

@@ -70,7 +70,7 @@ class Resumable:
             if main:
                 checkpoints.save_weights(weights, folder / checkpoints.WEIGHTS)
                 torch.save(state, folder / "optimizer.pt")
-                (folder / "state.json").write_text(json.dumps(self._state()), encoding="utf-8")
+                (folder / checkpoints.STATE).write_text(json.dumps(self._state()), encoding="utf-8")
             self.accelerator.wait_for_everyone()
             if main:
                 checkpoints.complete(folder, self.job.ctx.flush)
@@ -124,7 +124,7 @@ class Resumable:
             self.job.ctx.resume_from(0)  # rows of an attempt that ended before its first checkpoint are void
             self.clock.restart()
             return
-        saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        saved = json.loads((folder / checkpoints.STATE).read_text(encoding="utf-8"))
         self._refuse_another(saved, folder)
         checkpoints.load_weights(self.model, folder / checkpoints.WEIGHTS)
         state = checkpoints.load(folder / "optimizer.pt")

@@ -41,8 +41,9 @@ NOTED = (
 class TrainResult:
     """What a training run did; tokens are counted from step 0, throughput (tokens/s) over this process's steps.
 
-    `loss` is the last step's, in nats a token. `resumed_from` is the step that this process began at, if not 0.
-    `low_loss_since` is that of `progress.LowLoss`. `kept_step` is the step of the weights, where they are not the last.
+    `loss` is that of the step whose weights are the result, `last_loss` the last step's, in nats a token.
+    `resumed_from` is the step that this process began at, if not 0. `low_loss_since` is that of `progress.LowLoss`.
+    `kept_step` is the step of the weights, where `keep: best` chose it.
     """
 
     steps: int
@@ -50,6 +51,7 @@ class TrainResult:
     supervised_tokens: int
     rows_without_labels: int
     loss: float
+    last_loss: float
     tokens_per_second: float | None
     resumed_from: int | None
     evaluations: Evaluations
@@ -175,11 +177,6 @@ def loop_of(
 
 def _refuse(config: LoopConfig, rows: Rows, trainer: type[RecipeTrainerMixin]) -> None:
     """Raise `RecipeError` for what cannot be trained."""
-    if config.execution.strategy == "deepspeed":
-        raise RecipeError(
-            "execution.strategy: deepspeed is not in this version",
-            next="use strategy: fsdp, with shard: optimizer-and-gradients for ZeRO-2 or shard: all for ZeRO-3",
-        )
     if config.z_loss and not trainer.cross_entropy:
         raise RecipeError("z_loss belongs to the cross-entropy of tokens, and this stage trains on another loss")
     if not len(rows):
@@ -256,7 +253,8 @@ def _result(loop: Any) -> TrainResult:
         tokens=counters.tokens,
         supervised_tokens=counters.supervised_tokens,
         rows_without_labels=counters.rows_without_labels,
-        loss=loop.last_loss,
+        loss=loop.last_loss if loop.kept_step is None else checkpoints.state(loop.root, loop.kept_step)["loss"],
+        last_loss=loop.last_loss,
         tokens_per_second=loop.clock.tokens_per_second,
         resumed_from=loop.resumed_from,
         evaluations=loop.evaluations,
