@@ -135,9 +135,14 @@ def _is_default(info: FieldInfo, value: Any) -> bool:
         return False
     default = info.get_default(call_default_factory=True, validated_data={})
     if default is not None and type(default) is not type(value):  # "6MB" for 6000000, {} for a nested config
-        field: Any = Annotated[info.annotation, "a default", *info.metadata]
-        default = TypeAdapter(field).validate_python(default)
+        default = adapter(info).validate_python(default)
     return bool(_identity_of(value) == _identity_of(default))
+
+
+def adapter(info: FieldInfo) -> TypeAdapter[Any]:
+    """What validates a field's value by itself."""
+    field: Any = Annotated[info.annotation, "a field", *info.metadata]
+    return TypeAdapter(field)
 
 
 # ── walks over a validated config ────────────────────────────────────────────────────────────────────────────────
@@ -151,7 +156,7 @@ def walk(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ..
             yield from walk(value.options, path)
     elif isinstance(value, BaseModel):
         for name, info in type(value).model_fields.items():
-            entry = getattr(value, name)
+            entry = getattr(value, name, None)  # a field that is wrong is not there
             yield (*path, name), entry, info
             yield from walk(entry, (*path, name))
     elif isinstance(value, Mapping):

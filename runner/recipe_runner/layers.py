@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -44,22 +46,30 @@ def load_tree(file: Path, overrides: Sequence[str]) -> tuple[Tree, Layered]:
     for layer in found:
         merged.add(*layer)
     files = dict(merged.tree.get("vars") or {})
-    for layer in map(parse_override, overrides):
+    given = list(map(parse_override, overrides))
+    for layer in given:
         merged.add(*layer)
-    merged.problems += _unread(files, merged)
+    merged.problems += _unread(files, merged, {name for tree, _ in found + given for name in _variables(tree)})
     return {key: _resolved(value, (key,), merged, ()) for key, value in merged.tree.items()}, merged
 
 
-def _unread(files: Mapping[str, Any], merged: Layered) -> list[Problem]:
-    """Variables that the command line sets, but no file has and nothing reads: misspelt, they would change nothing."""
+def _variables(value: Any) -> Iterator[str]:
+    """The variables that references in a tree read."""
+    for match in _REFERENCE.finditer(str(value)):
+        if match[2].startswith("vars."):
+            yield match[2].split(".")[1]
+
+
+def _unread(files: Mapping[str, Any], merged: Layered, read: Set[str]) -> Iterator[Problem]:
+    """Variables that no layer reads: misspelt, they would change nothing. Wrong if only the command line has them."""
     own: Any = merged.tree.get("vars")
-    read = {match[2].split(".")[1] for match in _REFERENCE.finditer(str(merged.tree)) if match[2].startswith("vars.")}
-    new = [name for name in own if name not in files and name not in read] if isinstance(own, Mapping) else []
-    what = "no file of this recipe has the variable {!r}, and nothing reads it"
-    return [
-        problem_at(merged.origins, ("vars", name), what.format(name), suggest(name, files, noun="variables"))
-        for name in new
-    ]
+    for name in own if isinstance(own, Mapping) else ():
+        if own[name] is not None and name in files and name not in read:
+            near = suggest(name, read, noun="variables that are read")
+            yield replace(problem_at(merged.origins, ("vars", name), "nothing reads this variable", near), hint=True)
+        elif name not in files and name not in read.intersection(_variables(merged.tree)):
+            what = f"no file of this recipe has the variable {name!r}, and nothing reads it"
+            yield problem_at(merged.origins, ("vars", name), what, suggest(name, files, noun="variables"))
 
 
 def _head_problems(tree: Tree, origins: Origins) -> Iterator[Problem]:
@@ -111,8 +121,20 @@ def find(path: str, beside: Path | None = None) -> Path:
     for candidate in (given, *([shipped() / name] if named else ())):
         if candidate.is_file():
             return candidate.resolve()
-    names = sorted(entry.name for entry in shipped().glob("*.yaml"))
-    raise UsageError(f"no recipe {path!r}", next=suggest(name, names, noun="shipped recipes"))
+    raise UsageError(f"no recipe {path!r}", next=_meant(given))
+
+
+def _meant(given: Path) -> str:
+    """A recipe of nearly that name, shipped or in its folder; else those there are."""
+    here = {entry.stem: str(entry) for entry in sorted(given.parent.glob("*.yaml"))}
+    names = {**{entry.stem: entry.stem for entry in sorted(shipped().glob("*.yaml"))}, **here}
+    if close := get_close_matches(given.stem, names, n=1, cutoff=0.6):
+        return f"did you mean {names[close[0]]!r}?"
+    lists = {
+        f"recipes in {given.parent}": here.values(),
+        "shipped recipes": [name for name in names if name not in here],
+    }
+    return "\n".join(f"{where}: {', '.join(found)}" for where, found in lists.items() if found)
 
 
 def layers(file: Path, above: tuple[Path, ...] = (), seen: set[Path] | None = None) -> Iterator[tuple[Tree, Origins]]:

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 
 from recipe_runner import identity
 from recipe_runner.artifacts import Adapter, Artifact, Model, Tokeniser
-from recipe_runner.components import Config, Ref, Slot, Use, Validation, written
+from recipe_runner.components import Component, Config, Ref, Slot, Use, Validation, written
 from recipe_runner.contract import ExecutionConfig, Stage, StageConfig, Tracker
 from recipe_runner.errors import InvalidRecipe, PluginError, Problem, RecipeError, UsageError, suggest
 from recipe_runner.layers import ABSENT, SCHEMA, at, find, load_tree
@@ -114,18 +114,24 @@ def _validate(tree: Tree, merged: Layered, file: Path, overrides: Sequence[str],
         top = RecipeConfig.model_validate(tree, context=context)
     except ValidationError as error:
         problems += _news(_problems(error, tree, origins, context), problems)
-    stages = top.stages if top else _valid_stages(tree, context)
+    stages = top.stages if top else _sound_stages(tree, context)
     order, cycles = _order(stages, origins)
     problems += [*_wrong_inputs(stages, _named(tree), origins), *cycles, *(_not_inherited(top, merged) if top else ())]
-    if not top or problems:
-        raise InvalidRecipe(problems) from next(iter(plugins.registry.failures.values()), None)
+    hints, wrong = _apart(problems)
+    if not top or wrong:
+        raise InvalidRecipe(wrong) from next(iter(plugins.registry.failures.values()), None)
     ordered = {name: top.stages[name] for name in order}
     recipe = Recipe(top.name, top.seed, file, ordered, top.trackers, tree, origins, tuple(overrides))
-    more = [problem for answer in plugins.hook.check_recipe(recipe=recipe) for problem in answer or ()]
-    wrong = [problem for problem in more if not problem.hint]
+    more, wrong = _apart([problem for answer in plugins.hook.check_recipe(recipe=recipe) for problem in answer or ()])
     if wrong:
         raise InvalidRecipe(wrong)
-    return replace(recipe, hints=list(more))
+    return replace(recipe, hints=[*hints, *more])
+
+
+def _apart(problems: Iterable[Problem]) -> tuple[list[Problem], list[Problem]]:
+    """The hints, and what is wrong."""
+    found = list(problems)
+    return [problem for problem in found if problem.hint], [problem for problem in found if not problem.hint]
 
 
 def _news(found: Sequence[Problem], known: Sequence[Problem]) -> list[Problem]:
@@ -140,13 +146,33 @@ def _named(tree: Tree) -> list[str]:
     return [name for name, stage in stages.items() if stage is not None] if isinstance(stages, Mapping) else []
 
 
-def _valid_stages(tree: Tree, context: Validation) -> dict[str, Use[Stage]]:
-    """The stages that are valid by themselves, so that their inputs can be checked too."""
+def _sound_stages(tree: Tree, context: Validation) -> dict[str, Use[Stage]]:
+    """The stages, each with the fields that are right, so that its inputs are checked beside what is wrong."""
     found: dict[str, Use[Stage]] = {}
     for name in _named(tree):
-        with contextlib.suppress(ValueError):
-            found[name] = Slot("stage").resolve(tree["stages"][name], context)
+        stage = tree["stages"][name]
+        try:
+            found[name] = Slot("stage").resolve(stage, context)
+        except ValueError:
+            with contextlib.suppress(ValueError, LookupError, TypeError):  # nobody knows what it is
+                found[name] = _sound(context.registry.find("stage", stage["use"]), stage, context)
     return found
+
+
+def _sound(component: Component, stage: Mapping[str, Any], context: Validation) -> Use[Stage]:
+    """A stage that lacks the fields that are wrong."""
+    config = component.config_class().model_construct()
+    fields = vars(config)
+    for name in stage.keys() & type(config).model_fields.keys():
+        adapter, value = identity.adapter(type(config).model_fields[name]), stage[name]
+        fields.pop(name, None)
+        parts = [{key: entry} for key, entry in value.items()] if isinstance(value, Mapping) else ()
+        for part in (value, *parts):  # an entry of a mapping may be right beside one that is wrong
+            with contextlib.suppress(ValueError):
+                sound = adapter.validate_python(part, context=context)
+                if part is value or isinstance(sound, dict):
+                    fields[name] = sound if part is value else {**fields.get(name, {}), **sound}
+    return Use(component, config)
 
 
 def _spread_execution(tree: Tree, origins: Origins, context: Validation) -> list[Problem]:
@@ -260,10 +286,11 @@ def _wrong_input(
         return _wrong_foreign(ref, wanted)
     if ref.text not in named:
         return f"there is no stage {ref.text!r}", suggest(ref.text, named, noun="stages")
-    if ref.text not in stages or not ref.types or issubclass(_made(stages[ref.text]), ref.types):
+    made = {name: found for name, use in stages.items() if (found := _made(use))}
+    if ref.text not in made or not ref.types or issubclass(made[ref.text], ref.types):
         return None
-    fitting = ", ".join(name for name, use in stages.items() if name != owner and issubclass(_made(use), ref.types))
-    what = f"stage {ref.text!r} makes a {_made(stages[ref.text]).type}, but a {wanted} goes here"
+    fitting = ", ".join(name for name, cls in made.items() if name != owner and issubclass(cls, ref.types))
+    what = f"stage {ref.text!r} makes a {made[ref.text].type}, but a {wanted} goes here"
     return what, f"stages that make one: {fitting}" if fitting else ""
 
 
@@ -280,11 +307,16 @@ def _wrong_foreign(ref: Ref, wanted: str) -> tuple[str, str] | None:
     return f"a {wanted} goes here, which does not come from outside", "name a stage that makes one"
 
 
-def _made(stage: Use[Stage]) -> type[Artifact]:
-    """What a stage makes; raises `PluginError` if its config is none of a stage."""
+def _made(stage: Use[Stage]) -> type[Artifact] | None:
+    """What a stage makes, `None` if a field that is wrong decides; raises `PluginError` if its config is no stage's."""
     if not isinstance(stage.config, StageConfig):
         raise PluginError(f"{stage.component.identity} is registered as a stage, but its config is no StageConfig")
-    return stage.config.produces()
+    try:
+        return stage.config.produces()
+    except AttributeError:
+        if vars(stage.config).keys() >= type(stage.config).model_fields.keys():
+            raise
+        return None
 
 
 def _order(stages: Mapping[str, Use[Stage]], origins: Origins) -> tuple[list[str], list[Problem]]:

@@ -76,7 +76,7 @@ def test_a_word_that_is_no_command_gets_a_suggestion(recipe):
 def test_a_word_that_is_no_recipe_gets_a_suggestion(recipe):
     said = recipe("plan", "tinny")
     assert said.code == 2
-    assert "did you mean 'tiny.yaml'?" in said.err
+    assert "did you mean 'tiny'?" in said.err
 
 
 def test_a_user_s_mistake_shows_no_traceback_unless_asked(recipe):

@@ -34,7 +34,7 @@ def test_nothing_was_run_by_a_tag():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["check", "tinny"], "did you mean 'tiny.yaml'?"),
+        (["check", "tinny"], "did you mean 'tiny'?"),
         (["check", "nowhere/tiny.yaml"], "no recipe 'nowhere/tiny.yaml'"),
         (["chekc", "tiny"], "id you mean 'check'?"),
         (["plan", "{}", "--force", "dta"], "did you mean 'data'?"),
@@ -63,6 +63,43 @@ def test_a_command_line_that_cannot_be_carried_out_exits_2(bench, plugins, monke
     assert said in err
     assert out == "" or words[0] == "chekc"
     assert not (bench.folder / ".recipe").exists()
+
+
+def test_a_recipe_that_is_not_there_is_only_likened_to_one_that_is_near(bench, monkeypatch, capfd):
+    monkeypatch.chdir(bench.folder)
+    (bench.folder / "mine.yaml").write_text("")
+    for word, said in {
+        "nothere.yaml": "  -> recipes in .: mine.yaml\n  -> shipped recipes: anneal-tiny, ",
+        "mien2.yaml": "  -> did you mean 'mine.yaml'?\n",
+        "moe1b": "  -> did you mean 'moe-1b'?\n",
+    }.items():
+        assert main(["check", word]) == 2
+        assert said in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["check", "plan", "run"])
+def test_each_command_shows_the_hints(bench, plugins, monkeypatch, capfd, command):
+    """A variable that no layer reads is one: misspelt, it changes nothing."""
+    monkeypatch.setattr(f"recipe_runner.commands.{command}.load_plugins", lambda _: plugins)
+    bench.recipe.write_text(
+        "schema: 1\nname: t\nvars: {widht: 3, width: 2, own: 1}\nstages:\n"
+        "  data: {use: toy-corpus, repeat: '${vars.width}'}\n"
+    )
+    monkeypatch.chdir(bench.folder)
+    assert main([command, "recipe.yaml", "vars.own=2"]) == 0
+    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith(("hint", "  ->"))]
+    assert told == [
+        "hint: recipe.yaml:3:8: vars.widht: nothing reads this variable", "  -> did you mean 'width'?",
+        "hint: command line: vars.own: nothing reads this variable", "  -> variables that are read: width",
+    ]  # fmt: skip
+
+
+def test_a_variable_of_a_stage_that_a_fork_takes_out_is_no_hint(bench):
+    bench.recipe.with_name("parent.yaml").write_text(
+        "schema: 1\nname: p\nvars: {n: 3}\nstages:\n  a: toy-corpus\n  b: {use: toy-corpus, repeat: '${vars.n}'}\n"
+    )
+    bench.recipe.write_text("extends: parent.yaml\nname: t\nvars: {n: 4}\nstages: {b: null}\n")
+    assert bench.load().hints == []
 
 
 def test_debug_shows_the_traceback(bench, capfd):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from recipe_runner.plugins import Plugins
+    from recipe_runner.recipe import Recipe
     from recipe_runner.store import Store
 
 
@@ -29,6 +30,12 @@ def load_plugins(switches: Switches) -> Plugins:
         if record.error:
             print(f"plugin {record.dist} {record.version} is off: {record.error}", file=sys.stderr)
     return plugins
+
+
+def tell_hints(recipe: Recipe) -> None:
+    """What is valid but out of the usual, on stderr."""
+    for hint in recipe.hints:
+        print(f"hint: {hint.render()}", file=sys.stderr)
 
 
 def print_json(value: Any) -> None:

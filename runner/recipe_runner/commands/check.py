@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from recipe_runner.commands import Switches, load_plugins, print_json
+from recipe_runner.commands import Switches, load_plugins, print_json, tell_hints
 from recipe_runner.errors import InvalidRecipe
 from recipe_runner.recipe import load
 
@@ -24,6 +24,5 @@ def check_recipe(switches: Switches, path: str, overrides: Sequence[str], json: 
         hints = [asdict(hint) for hint in recipe.hints]
         print_json({"ok": True, "recipe": recipe.name, "stages": stages, "hints": hints})
     else:
-        for hint in recipe.hints:
-            print(f"hint: {hint.render()}", file=sys.stderr)
+        tell_hints(recipe)
         print(f"{recipe.file} is valid: " + ", ".join(stages), file=sys.stderr)

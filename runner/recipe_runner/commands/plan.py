@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from recipe_runner.commands import Switches, load_plugins, print_json
+from recipe_runner.commands import Switches, load_plugins, print_json, tell_hints
 from recipe_runner.contract import Estimate
 from recipe_runner.errors import ExitCode
 from recipe_runner.plan import StagePlan, make_plan
@@ -21,8 +22,10 @@ def show_plan(
     recipe = load(path, overrides, plugins=load_plugins(switches))
     plans = make_plan(recipe, Store(store), force)
     if json:
-        print_json({"recipe": recipe.name, "store": str(store), "stages": [plan.as_json() for plan in plans]})
+        hints = [asdict(hint) for hint in recipe.hints]
+        print_json({"recipe": recipe.name, "store": str(store), "stages": [p.as_json() for p in plans], "hints": hints})
     else:
+        tell_hints(recipe)
         print("\n".join(line for plan in plans for line in _lines(plan)), file=sys.stderr)
     if check and any(plan.status != "cached" for plan in plans):
         raise SystemExit(ExitCode.WORK_FOUND)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from recipe_runner.commands import Switches, load_plugins
+from recipe_runner.commands import Switches, load_plugins, tell_hints
 from recipe_runner.commands.report import gather, save, show_end
 from recipe_runner.contract import Event
 from recipe_runner.errors import StoreError
@@ -23,6 +23,7 @@ def run_recipe(
     """Load, run, and say where everything lies; with `json`, events go to stdout as they happen."""
     plugins = load_plugins(switches)
     recipe = load(path, overrides, plugins=plugins)
+    tell_hints(recipe)
     run = Run(recipe, Store(store), plugins, options, [_to_stdout if json else for_people()])
     try:
         run.execute()
