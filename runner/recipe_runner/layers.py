@@ -67,7 +67,7 @@ def _unread(files: Mapping[str, Any], merged: Layered, read: Set[str]) -> Iterat
         if own[name] is not None and name in files and name not in read:
             near = suggest(name, read, noun="variables that are read")
             yield replace(problem_at(merged.origins, ("vars", name), "nothing reads this variable", near), hint=True)
-        elif name not in files and name not in read.intersection(_variables(merged.tree)):
+        elif name not in files and name not in set(_variables(merged.tree)):
             what = f"no file of this recipe has the variable {name!r}, and nothing reads it"
             yield problem_at(merged.origins, ("vars", name), what, suggest(name, files, noun="variables"))
 

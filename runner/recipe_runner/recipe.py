@@ -20,14 +20,13 @@ from recipe_runner import identity
 from recipe_runner.artifacts import Adapter, Artifact, Model, Tokeniser
 from recipe_runner.components import Component, Config, Ref, Slot, Use, Validation, written
 from recipe_runner.contract import ExecutionConfig, Stage, StageConfig, Tracker
-from recipe_runner.errors import InvalidRecipe, PluginError, Problem, RecipeError, UsageError, suggest
-from recipe_runner.layers import ABSENT, SCHEMA, at, find, load_tree
+from recipe_runner.errors import InvalidRecipe, PluginError, Problem, UsageError, suggest
+from recipe_runner.layers import SCHEMA, find, load_tree
 from recipe_runner.merging import Layered, Tree
 from recipe_runner.origins import Origins, problem_at
 from recipe_runner.plugins import Plugins
 from recipe_runner.store import artifact_type
-
-HEAD = ("schema", "name", "seed", "extends", "requires", "vars", "execution", "trackers", "stages")
+from recipe_runner.wording import worded_problems
 
 
 class RecipeConfig(Config):
@@ -113,7 +112,7 @@ def _validate(tree: Tree, merged: Layered, file: Path, overrides: Sequence[str],
     try:
         top = RecipeConfig.model_validate(tree, context=context)
     except ValidationError as error:
-        problems += _news(_problems(error, tree, origins, context), problems)
+        problems += _news(worded_problems(error, tree, origins, context), problems)
     stages = top.stages if top else _sound_stages(tree, context)
     order, cycles = _order(stages, origins)
     problems += [*_wrong_inputs(stages, _named(tree), origins), *cycles, *(_not_inherited(top, merged) if top else ())]
@@ -181,7 +180,7 @@ def _spread_execution(tree: Tree, origins: Origins, context: Validation) -> list
     try:
         ExecutionConfig.model_validate(shared, context=context)
     except ValidationError as error:
-        return _problems(error, tree, origins, context, ("execution",))
+        return worded_problems(error, tree, origins, context, ("execution",))
     stages: Any = tree.get("stages")
     for name, stage in stages.items() if isinstance(stages, dict) else ():
         own = stage.get("execution", {}) if isinstance(stage, Mapping) else {}
@@ -191,72 +190,6 @@ def _spread_execution(tree: Tree, origins: Origins, context: Validation) -> list
             block.add({"execution": own}, {})
             stages[name] = {**({"use": stage} if isinstance(stage, str) else stage), **block.tree}
     return []
-
-
-def _problems(
-    error: ValidationError, tree: Tree, origins: Origins, context: Validation, above: tuple[str, ...] = ()
-) -> list[Problem]:
-    """Pydantic's errors as people read them: one for each place, whichever members of a union it tried."""
-    places: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
-    for entry in error.errors(include_url=False):
-        loc = _real((*above, *entry["loc"]), tree, missing=entry["type"] in ("missing", "extra_forbidden"))
-        places.setdefault(loc, []).append(entry)
-    for loc in [loc for loc, entries in places.items() if {e["type"] for e in entries} == {"too_short"}]:
-        if any(len(other) > len(loc) and other[: len(loc)] == loc for other in places):
-            del places[loc]  # entries that are wrong are not counted
-    return [_problem(entries, loc, tree, origins, context) for loc, entries in places.items()]
-
-
-def _problem(
-    entries: Sequence[Mapping[str, Any]], loc: tuple[str, ...], tree: Tree, origins: Origins, context: Validation
-) -> Problem:
-    worded = [_worded(entry, loc, tree, context) for entry in entries]
-    first = entries[0]
-    missing = first["type"] == "component"
-    broken = bool(context.registry.failures) if missing else isinstance(first.get("ctx", {}).get("error"), PluginError)
-    loc = (*loc, "use") if missing and (*loc, "use") in origins else loc
-    what, next_ = " or ".join(dict.fromkeys(what for what, _ in worded)), worded[0][1]
-    return replace(problem_at(origins, loc, what + _got(first), next_), plugin=broken)
-
-
-def _real(loc: Sequence[Any], tree: Any, missing: bool) -> tuple[str, ...]:
-    """The keys of a location; parts that are not keys (tags of unions) are skipped."""
-    found: list[str] = []
-    for number, part in enumerate(loc):
-        if at(tree, (*found, str(part)), ABSENT) is not ABSENT or (missing and number == len(loc) - 1):
-            found.append(str(part))
-    return tuple(found)
-
-
-_OWN = ("extra_forbidden", "missing", "component", "slot", "ref", "file_missing", "value_error", "size")
-
-
-def _worded(entry: Mapping[str, Any], loc: tuple[str, ...], tree: Tree, context: Validation) -> tuple[str, str]:
-    """What is wrong, and what next."""
-    kind, message = entry["type"], str(entry["msg"])
-    if kind == "extra_forbidden":
-        allowed = context.allowed.get(id(at(tree, loc[:-1])), list(HEAD) if len(loc) == 1 else [])
-        return f"unknown key {loc[-1]!r}", suggest(loc[-1], allowed, noun="keys")
-    if kind == "missing":
-        return f"{loc[-1]!r} is required", ""
-    if kind == "component":
-        first, _, rest = message.partition("\n")
-        return first, rest
-    if kind == "slot" and isinstance(entry["input"], Mapping):  # a misspelt entry has no `use:`
-        close = suggest(loc[-1], [name for name in at(tree, loc[:-1]) if name != loc[-1]])
-        return message, close if close.startswith("did you mean") else ""
-    if kind in ("dict_type", "mapping_type", "model_type"):
-        return "a mapping is expected, `name: value`", ""
-    error = entry.get("ctx", {}).get("error")
-    if isinstance(error, RecipeError):
-        return error.what, error.next
-    message = message.removeprefix("Value error, ")
-    return message if kind in _OWN else message[:1].lower() + message[1:], ""
-
-
-def _got(entry: Mapping[str, Any]) -> str:
-    shown = "null" if entry["input"] is None else repr(entry["input"])
-    return "" if entry["type"] in _OWN else f"; got {shown if len(shown) < 80 else shown[:80] + '…'}"
 
 
 def _not_inherited(top: RecipeConfig, merged: Layered) -> Iterator[Problem]:

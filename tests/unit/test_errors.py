@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
+from pydantic import Field, ValidationError
 
 from recipe_runner.cli import main
+from recipe_runner.components import Config, Validation
+from recipe_runner.contract import ExecutionConfig
 from recipe_runner.errors import Origin, Problem, RecipeError, suggest
 from recipe_runner.recipe import load
+from recipe_runner.wording import worded_problems
 
 FOLDER = Path(__file__).parent / "golden" / "errors"
 
@@ -100,6 +105,59 @@ def test_a_variable_of_a_stage_that_a_fork_takes_out_is_no_hint(bench):
     )
     bench.recipe.write_text("extends: parent.yaml\nname: t\nvars: {n: 4}\nstages: {b: null}\n")
     assert bench.load().hints == []
+
+
+class Words(Config):
+    """A field of every form that pydantic has words of its own for."""
+
+    count: Annotated[int, Field(ge=1, le=9, multiple_of=3)] = 3
+    rate: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    on: bool = True
+    way: Literal["left", "right"] | int = "left"
+    name: Annotated[str, Field(min_length=2, max_length=9, pattern=r"^[a-z-]+$")] = "ab"
+    many: Annotated[list[str], Field(min_length=1, max_length=2)] = ["a"]
+    pair: tuple[int, int] = (1, 2)
+    table: dict[str, int] = {}
+    block: ExecutionConfig | None = None
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"count": "few"}, "a whole number is expected; got 'few'"),
+        ({"count": 1.5}, "a whole number is expected; got 1.5"),
+        ({"count": None}, "a whole number is expected; got null"),
+        ({"count": 0}, "at least 1 is expected; got 0"),
+        ({"count": 12}, "at most 9 is expected; got 12"),
+        ({"count": 4}, "a multiple of 3 is expected; got 4"),
+        ({"rate": "fast"}, "a number is expected; got 'fast'"),
+        ({"rate": 0}, "more than 0.0 is expected; got 0"),
+        ({"rate": 1}, "less than 1.0 is expected; got 1"),
+        ({"rate": float("inf")}, "a finite number is expected; got inf"),
+        ({"on": "maybe"}, "true or false is expected; got 'maybe'"),
+        ({"on": []}, "true or false is expected; got []"),
+        ({"way": "lefd"}, "'left' or 'right' or a whole number is expected; got 'lefd'\ndid you mean 'left'?"),
+        ({"name": True}, 'text is expected; got true\nwrite "true"'),
+        ({"name": "a"}, "a length of at least 2 is expected; got 'a'"),
+        ({"name": "a" * 10}, "a length of at most 9 is expected; got 'aaaaaaaaaa'"),
+        ({"name": "a b"}, "text of the form ^[a-z-]+$ is expected; got 'a b'\nwrite a-b"),
+        ({"name": "A"}, "a length of at least 2 is expected; got 'A'"),
+        ({"many": "one"}, "a list, `[one, two]`, is expected; got 'one'\nwrite [one]"),
+        ({"many": []}, "a length of at least 1 is expected; got []"),
+        ({"many": ["a", "b", "c"]}, "a length of at most 2 is expected; got ['a', 'b', 'c']"),
+        ({"pair": 3}, "a list, `[one, two]`, is expected; got 3\nwrite [3]"),
+        ({"pair": [1]}, "one more entry is expected after [1]"),
+        ({"table": 3}, "a mapping, `name: value`, is expected; got 3"),
+        ({"block": 3}, "a mapping, `name: value`, is expected; got 3"),
+    ],
+    ids=str,
+)
+def test_what_pydantic_says_is_said_in_our_words(plugins, given, said):
+    context = Validation(plugins.registry)
+    with pytest.raises(ValidationError) as caught:
+        Words.model_validate(given, context=context)
+    (problem,) = worded_problems(caught.value, given, {}, context)
+    assert "\n".join([problem.what, *([problem.next] if problem.next else [])]) == said
 
 
 def test_debug_shows_the_traceback(bench, capfd):

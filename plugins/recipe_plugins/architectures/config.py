@@ -119,8 +119,9 @@ class Decoder(Config):
         try:
             return type(self).model_validate({**self.following(hidden), **given, **first})
         except ValidationError as error:
+            why = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise RecipeError(
-                f"{layers} layers of width {hidden} follow here, which do not fit: {error.errors()[0]['msg']}",
+                f"{layers} layers of width {hidden} follow here, which do not fit: {why}",
                 next="leave the other sizes out, or give all of them and neither depth nor size",
             ) from error
 

@@ -8,15 +8,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from recipe_runner.commands import Switches, answer, find_run, load_plugins
 from recipe_runner.commands.plan import size
 from recipe_runner.components import Component, Slot, Validation
-from recipe_runner.errors import ExitCode, PluginError, UsageError, suggest
+from recipe_runner.errors import ExitCode, InvalidRecipe, PluginError, UsageError, suggest
 from recipe_runner.hookspecs import Check
 from recipe_runner.layers import parse_override
 from recipe_runner.plugins import Plugins
 from recipe_runner.run import versions
 from recipe_runner.store import MANIFEST, Store, read_json
+from recipe_runner.wording import worded_problems
 
 
 def list_plugins(switches: Switches, json: bool) -> None:
@@ -92,10 +95,12 @@ def extra(switches: Switches, name: str, arguments: Sequence[str], json: bool) -
 
 def chat(switches: Switches, store: Path, run: str, stage: str, prompt: str, use: str) -> None:
     """Talk to a model of a run; the work is a component of kind `chat`."""
-    slot, (given, _) = Slot("chat"), parse_override(f"use={use}")
+    context, (given, _) = Validation(load_plugins(switches).registry), parse_override(f"use={use}")
     try:
-        component = slot.resolve(given["use"], Validation(load_plugins(switches).registry))
-    except ValueError as error:  # pydantic's, which a recipe would have located
+        component = Slot("chat").resolve(given["use"], context)
+    except ValidationError as error:
+        raise InvalidRecipe(worded_problems(error, given, {}, context, ("use",))) from None
+    except ValueError as error:  # of the slot itself, which a recipe would have located
         raise UsageError(f"--use {use}: {error}") from None
     component.build().run(_payload(store, run, stage), prompt or None)
 
