@@ -181,6 +181,50 @@ METHODS = {
 }
 
 
+BY_TENSOR = [
+    ("linear", "weight", {}, {}),
+    ("task-arithmetic", "weight", {"scale": 0.7}, {}),
+    ("ties", "weight", {}, {"density": 0.3}),
+    ("dare-linear", "weight", {}, {"density": 0.5}),
+    ("dare-linear", "density", {}, {"weight": 0.7}),
+    ("dare-ties", "weight", {}, {"density": 0.5}),
+    ("dare-ties", "density", {}, {"weight": 0.7}),
+    ("breadcrumbs", "weight", {"gamma": 0.1}, {"density": 0.5}),
+    ("breadcrumbs", "density", {"gamma": 0.1}, {"weight": 0.7}),
+]
+
+
+@pytest.mark.parametrize(("method", "what", "settings", "given"), BY_TENSOR)
+def test_weights_and_densities_go_by_model_and_by_tensor(tmp_path, method, what, settings, given):
+    """Each tensor is what it would be if its model's number for it were the number for all."""
+    import torch
+
+    draw = torch.Generator().manual_seed(4)
+    folders = {n: saved(tmp_path / n, torch.randn(9, 11, generator=draw).tolist()) for n in ("base", "one", "two")}
+
+    def made(one, two):
+        return merged(folders, method, {"one": {**given, what: one}, "two": {**given, what: two}}, **settings)
+
+    found = made({"layer.*": 0.2, "*": 0.8}, {"lay*": 0.6, "half": 0.3, "*": 0.5})
+    alike = {"layer.weight": made(0.2, 0.6), "half": made(0.8, 0.3), "scalar": made(0.8, 0.5)}
+    assert all(torch.equal(found[name], whole[name]) for name, whole in alike.items())
+    assert not torch.equal(found["layer.weight"], alike["half"]["layer.weight"])
+
+
+def test_the_densities_of_ties_are_shares_of_what_a_pattern_fits(tmp_path):
+    import torch
+
+    draw = torch.Generator().manual_seed(5)
+    folders = {n: saved(tmp_path / n, torch.randn(9, 11, generator=draw).tolist()) for n in ("base", "one")}
+    density = {"layer.*": 0.25, "half": 3 / 11, "*": 1}
+    found = merged(folders, "ties", {"one": {"density": density}})
+    base, one = (merged(folders, "linear", {name: {}}) for name in folders)
+    for name, kept in (("layer.weight", 25), ("half", 3), ("scalar", 1)):
+        changes = (one[name] - base[name]).abs().flatten()
+        stay = changes >= changes.sort(descending=True).values[kept - 1]
+        assert torch.equal((found[name] != base[name]).flatten(), stay)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_size_of_a_block_changes_no_bit(tmp_path, method):
     import torch
