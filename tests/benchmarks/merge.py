@@ -142,14 +142,14 @@ def ours(folder: Path) -> dict[str, float]:
     """The streamed merge of the stage, without its comparison of whole models."""
     import torch
 
-    from recipe_plugins.merge.changes import read_changes
+    from recipe_plugins.merge.changes import Changes
     from recipe_plugins.merge.config import MergeConfig
     from recipe_plugins.merge.streaming import merge
 
     torch.ones(64, 64) @ torch.ones(64, 64)  # what the first product loads is an import
     block = MergeConfig.model_fields["block"].default
     return measured(
-        lambda: merge(folder / "base", folder / "ours", read_changes(folder / "adapter"), restored=None, block=block),
+        lambda: merge(folder / "base", folder / "ours", Changes(folder / "adapter"), restored=None, block=block),
         folder / "ours",
     )
 

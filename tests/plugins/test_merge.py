@@ -77,10 +77,10 @@ def test_blocks_and_shards_change_nothing(chat, adapter, tmp_path):
 def test_a_block_is_never_larger_than_it_may_be(chat, adapter, tmp_path):
     from safetensors import safe_open
 
-    from recipe_plugins.merge.changes import read_changes
+    from recipe_plugins.merge.changes import Changes
     from recipe_plugins.merge.streaming import _merged
 
-    changes = read_changes(adapter.payload)
+    changes = Changes(adapter.payload)
     with safe_open(chat.payload / "model.safetensors", framework="pt") as file:
         for name in file.keys():  # noqa: SIM118
             blocks = list(_merged(file.get_slice(name), changes.get(name), None, block=4096))
@@ -228,10 +228,10 @@ def test_what_cannot_be_merged_is_refused(chat, adapter, tmp_path):
     other = _copy(adapter, tmp_path / "other", Adapter)
     path = other.payload / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "rank_pattern": {"q_proj": 2}}))
-    from recipe_plugins.merge.changes import read_changes
+    from recipe_plugins.merge.changes import Changes
 
     with pytest.raises(RecipeError, match="rank_pattern"):
-        read_changes(other.payload)
+        Changes(other.payload)
 
 
 def test_a_4_bit_adapter_is_merged_into_what_is_closer_and_it_says_which(chat, qadapter, facts, tmp_path):

@@ -28,7 +28,7 @@ from recipe_plugins.merge.checking import Checked, check_weights
 from recipe_plugins.merge.config import MergeConfig
 from recipe_plugins.merge.gate import Seen, heldout, look, not_compared, probes, with_model
 from recipe_plugins.merge.rest import write_card, write_rest
-from recipe_plugins.merge.several import Weighted, changes_of, check_adapters, load_several
+from recipe_plugins.merge.several import Summed, Weighted, check_adapters, load_several
 from recipe_plugins.merge.streaming import Dequantised, Resized, merge
 from recipe_plugins.training.conversations import Renderer
 from recipe_plugins.training.estimate import shape_of_folder
@@ -84,7 +84,7 @@ class AdapterMerge:
         self.renderer = Renderer(self.tokenizer) if self.tokenizer.chat_template else None
         self.frame = frame_of(ctx, self.base)
         other = any(other_settings(part.adapter.payload) for part in self.adapters.values())
-        self.changes: Mapping[str, Change] | None = None if other else changes_of(self.adapters)  # None: PEFT merges
+        self.changes: Mapping[str, Change] | None = None if other else Summed(self.adapters)  # None: PEFT merges
         self.fp32 = dtype_of(self.base.payload) == "float32"
 
     def run(self) -> None:

@@ -11,7 +11,7 @@ time. Limit: methods that PEFT alone can merge are taken one at a time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -23,7 +23,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from recipe_plugins.adapters.saving import check_base, load_adapted, quantisation_of
-from recipe_plugins.merge.changes import PREFIX, Change, LowRank, Magnitude, other_settings, read_changes
+from recipe_plugins.merge.changes import PREFIX, Change, Changes, LowRank, other_settings
 from recipe_plugins.merge.parts import check_patterns, chosen
 from recipe_plugins.training.loading import load_tokenizer
 from recipe_runner import Adapter, Artifact, RecipeError, StageContext
@@ -109,33 +109,36 @@ class Sum:
             update.apply(block, start)
 
 
-def changes_of(adapters: Adapters) -> dict[str, Change]:
+class Summed(Mapping[str, Change]):
     """What all of them do, by the name of the tensor of the base; one adapter that counts whole, as it stands.
 
     Raises `RecipeError` where a tensor was trained whole by one and in part by another, which no model can compare.
     """
-    found: dict[str, list[tuple[float, Change]]] = {}
-    for name, part in adapters.items():
-        changes = read_changes(part.adapter.payload)
-        if isinstance(part.weight, Mapping):
-            check_patterns({f"adapters.{name}.weight": part.weight}, list(changes))
-        for tensor, change in changes.items():
-            before = found.setdefault(tensor, [])
-            if before and _sort(before[0][1]) is not _sort(change):
-                raise RecipeError(
-                    f"{tensor} is changed by {name} in another way than by the adapters before it",
-                    next="merge each by itself with `adapter`, then the results with `task-arithmetic`",
-                )
-            before.append((chosen(part.weight, tensor), change))
-    return {
-        tensor: parts[0][1] if parts[0][0] == 1 and len(parts) == 1 else Sum(tuple(parts))
-        for tensor, parts in found.items()
-    }
 
+    def __init__(self, adapters: Adapters) -> None:
+        self._parts = [(part.weight, Changes(part.adapter.payload)) for part in adapters.values()]
+        self._kinds: dict[str, str] = {}
+        for name, (weight, changes) in zip(adapters, self._parts, strict=True):
+            if isinstance(weight, Mapping):
+                check_patterns({f"adapters.{name}.weight": weight}, list(changes))
+            for tensor in changes:
+                if self._kinds.setdefault(tensor, changes.kind(tensor)) != changes.kind(tensor):
+                    raise RecipeError(
+                        f"{tensor} is changed by {name} in another way than by the adapters before it",
+                        next="merge each by itself with `adapter`, then the results with `task-arithmetic`",
+                    )
 
-def _sort(change: Change) -> type:
-    """DoRA is an update of low rank, to PEFT's layers."""
-    return LowRank if isinstance(change, Magnitude) else type(change)
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kinds)
+
+    def __len__(self) -> int:
+        return len(self._kinds)
+
+    def __getitem__(self, tensor: str) -> Change:
+        parts = [(chosen(weight, tensor), changes[tensor]) for weight, changes in self._parts if tensor in changes]
+        if not parts:
+            raise KeyError(tensor)
+        return parts[0][1] if len(parts) == 1 and parts[0][0] == 1 else Sum(tuple(parts))
 
 
 # ── the model that the result is compared with ───────────────────────────────────────────────────────────────────
