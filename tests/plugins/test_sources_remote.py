@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import quote
 
 import fsspec
 import pytest
@@ -21,28 +22,46 @@ DATA = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
 
 
 class Files:
-    """A server of bytes by path; without `ranges` it knows none, and from request `refuse` on it answers 403."""
+    """A server of bytes by path, and of pages that list folders; without `ranges` it knows none, from request `refuse`
+    on it answers 403, and with a `password` to all who do not say it."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
-        self.ranges, self.refuse, self.cut, self.asked = True, 10**9, 10**12, 0
+        self.ranges, self.refuse, self.cut, self.asked, self.password = True, 10**9, 10**12, 0, ""
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_HEAD(self) -> None:
-                self.answer(b"", len(owner.files[self.path]), 200)
+                if not self.refused():
+                    self.answer(b"", len(owner.files[self.path]), 200)
 
             def do_GET(self) -> None:
                 owner.asked += 1
-                if owner.asked >= owner.refuse:
-                    self.answer(b"", 0, 403)
+                if self.refused():
+                    return
+                if self.path.endswith("/"):
+                    self.answer(owner.page(self.path), len(owner.page(self.path)), 200, "text/html")
                     return
                 data, wanted = owner.files[self.path], self.headers["Range"]
                 start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and owner.ranges else 0
                 self.answer(data[start : owner.cut], len(data) - start, 206 if start else 200)
 
-            def answer(self, data: bytes, length: int, status: int) -> None:
+            def refused(self) -> bool:
+                if owner.asked >= owner.refuse or owner.password not in self.headers.get("Authorization", ""):
+                    self.answer(b"", 0, 403)
+                elif self.path in owner.files or self.path.endswith("/"):
+                    return False
+                elif any(name.startswith(f"{self.path}/") for name in owner.files):
+                    self.send_response(301)
+                    self.send_header("Location", f"{self.path}/")
+                    self.end_headers()
+                else:
+                    self.answer(b"", 0, 404)
+                return True
+
+            def answer(self, data: bytes, length: int, status: int, kind: str = "application/octet-stream") -> None:
                 self.send_response(status)
+                self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(length))
                 self.send_header("ETag", f'"{len(owner.files.get(self.path, b""))}"')
                 self.end_headers()
@@ -54,6 +73,13 @@ class Files:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def page(self, folder: str) -> bytes:
+        """A folder's index, as servers write it."""
+        inside = [name.removeprefix(folder) for name in self.files if name.startswith(folder)]
+        names = sorted({head + slash for head, slash, _ in (name.partition("/") for name in inside)})
+        links = "".join(f'<li><a href="{name}">{name}</a></li>' for name in names)
+        return f'<html><a href="../">up</a> <a href="?C=N">Name</a> <a name=x>{links}</html>'.encode()
 
     def close(self) -> None:
         """Stop serving."""
@@ -117,6 +143,58 @@ def test_what_is_not_there_or_of_no_known_scheme_is_an_error():
     for url, said in wrong.items():
         with pytest.raises(RecipeError, match=said):
             rows_of("jsonl", url)
+
+
+def test_folders_and_globs_over_http(files):
+    for name in ("a/one.jsonl", "b/two two.jsonl.gz", "b/deep/three.jsonl", "b/notes.md", ".hidden/four.jsonl"):
+        row = json.dumps({"id": name, "text": "x"}).encode()
+        files.files[f"/d/{quote(name)}"] = gzip.compress(row) if name.endswith("gz") else row
+    rows = ["a/one.jsonl", "b/deep/three.jsonl", "b/two two.jsonl.gz"]
+
+    def ids(path: str, use: str = "jsonl") -> list[str]:
+        return [row["id"] for row in rows_of(use, files.url + path)]
+
+    assert ids("/d/") == ids("/d") == ids("/d/**/*.jsonl*") == rows
+    assert ids("/d/*/*.jsonl") == rows[:1]
+    assert ids("/d/b/*/*") == ids("/d/*/deep/*.jsonl") == rows[1:2]
+    assert ids("/d/b/*.md", "text") == ["notes.md"]
+    source = slot("source", {"use": "jsonl", "path": f"{files.url}/d/"}).build()
+    assert [piece.key for piece in source.pieces()] == [f"{name}@0" for name in rows]
+    before = source.revision()
+    files.files["/d/b/deep/three.jsonl"] += b"\n"
+    assert source.revision() != before
+    for path in ("/d/*.csv", "/nothing/"):
+        with pytest.raises(RecipeError, match="no file at"):
+            ids(path)
+    with pytest.raises(RecipeError, match="404"):
+        ids("/nothing")
+
+
+def test_credentials_are_those_of_the_configuration_of_fsspec(files, monkeypatch):
+    files.password = "sesame"
+    with pytest.raises(RecipeError, match="403"):
+        rows_of("jsonl", f"{files.url}/rows.jsonl")
+    monkeypatch.setitem(fsspec.config.conf, "https", {"client_kwargs": {"headers": {"Authorization": "Bearer sesame"}}})
+    assert rows_of("jsonl", f"{files.url}/rows.jsonl") == rows_of("jsonl", f"{files.url}/*.jsonl") == ROWS
+
+
+def record(kind: str, number: int, content: bytes) -> bytes:
+    head = f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Record-ID: <urn:{number}>\r\nContent-Length: {len(content)}\r\n\r\n"
+    return head.encode() + content + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_warc_at_a_url_is_read_as_the_file_is(files, tmp_path, ranges):
+    files.ranges = ranges
+    whole = b"".join(gzip.compress(record("conversion", n, b"Page %d says little. " % n * 50)) for n in range(300))
+    (tmp_path / "a.warc.gz").write_bytes(whole)
+    files.files["/crawl/a.warc.gz"] = whole
+    here = rows_of("warc", str(tmp_path))
+    assert len(here) == 300
+    assert rows_of("warc", f"{files.url}/crawl/a.warc.gz") == rows_of("warc", f"{files.url}/crawl/") == here
+    files.cut = len(whole) // 2
+    with pytest.raises(RecipeError, match=r"a.warc.gz: (ends at byte|.*IncompleteRead)"):
+        rows_of("warc", f"{files.url}/crawl/a.warc.gz")
 
 
 @pytest.fixture

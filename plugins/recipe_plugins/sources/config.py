@@ -18,7 +18,12 @@ class SourceConfig(Config):
 
 
 class FilesConfig(SourceConfig):
-    """Files on this machine, or at a URL of a scheme that fsspec knows (`s3://`, `gs://`, `hf://`, `https://`)."""
+    """Files on this machine, or at a URL of a scheme that fsspec knows (`s3://`, `gs://`, `hf://`, `https://`).
+
+    Credentials and options stand in no recipe: they are what fsspec finds in its configuration (files `*.json` and
+    `*.ini` in `~/.config/fsspec`, `FSSPEC_S3_KEY` and the like), or the provider's own library (AWS profiles, `gcloud`,
+    `hf auth login`). For HTTP that is `{"https": {"client_kwargs": {"headers": {"Authorization": "Bearer …"}}}}`.
+    """
 
     path: Annotated[str, Place()] = Field(description="a file, a folder (searched to the bottom) or a glob")
 

@@ -1,9 +1,12 @@
 """Files at a URL: `http` and `https` by Python alone, every other scheme by the file system that fsspec has for it.
 
 The one idea: a remote file is what it is called, how large it is and what its server says of its content; opened, it is
-a stream that can be sought in. Guarantees: a file that cannot be opened, or ends before its size, is an error and never
-a shorter file. Limits: its content is known by its ETag, checksum or time of change, not by a digest of ours; over HTTP
-one URL is one file, since there is no listing; a server that knows no ranges sends the file from its beginning.
+a stream that can be sought in. Over HTTP a folder is what its index page links to below it, as Apache, nginx and
+Python's server write one. Credentials are those that fsspec finds (its configuration, each provider's own files and
+variables); over HTTP the headers that its configuration has, which are not sent on where a server redirects to.
+Guarantees: a file that cannot be opened, or ends before its size, is an error and never a shorter file. Limits: its
+content is known by its ETag, checksum or time of change, not by a digest of ours; `?` is no wildcard over HTTP; a
+server that knows no ranges sends the file from its beginning.
 """
 
 from __future__ import annotations
@@ -11,20 +14,24 @@ from __future__ import annotations
 import http.client
 import io
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html.parser import HTMLParser
 from pathlib import PurePosixPath
 from typing import IO, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from recipe_runner import RecipeError
 
 TIMEOUT = 60.0
 """Seconds that a server may be silent."""
 BUFFER = 1 << 20
+PAGES = 10_000
+"""Index pages of a folder over HTTP, at most; a server may make them up without end."""
 KNOWN = ("sha256", "md5", "ETag", "etag", "checksum", "mtime", "LastModified", "last_modified", "updated", "created")
 """What file systems call that by which a content is known, the surest first."""
 
@@ -60,9 +67,10 @@ def is_remote(path: str) -> bool:
 def listed(url: str, suffixes: Sequence[str]) -> list[Remote]:
     """The files that a URL, a folder or a glob there stands for, as `matching` finds them on this machine."""
     with _told(url):
-        found = _at_http(url) if _http(url) else _at_fsspec(url, suffixes)
+        found = _at_http(url, suffixes) if _http(url) else _at_fsspec(url, suffixes)
     if not found:
-        raise RecipeError(f"no file at {url}", next="check the URL, and what the files' names end in")
+        listing = "; over HTTP a folder's files are the links of its page" if _http(url) else ""
+        raise RecipeError(f"no file at {url}", next=f"check the URL, and what the files' names end in{listing}")
     return sorted(found, key=lambda file: file.relative)
 
 
@@ -86,7 +94,7 @@ def _told(url: str) -> Iterator[None]:
         yield
     except urllib.error.HTTPError as error:
         raise RecipeError(
-            f"{url}: {error.code} {error.reason}",
+            f"{error.url or url}: {error.code} {error.reason}",
             next="check the URL and whether it may be read; a run goes on from the pieces that are whole",
         ) from None
     except ImportError as error:
@@ -129,14 +137,88 @@ def _http(url: str) -> bool:
     return urlsplit(url).scheme in ("http", "https")
 
 
-def _at_http(url: str) -> list[Remote]:
-    request = urllib.request.Request(url, method="HEAD")
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+def _at_http(url: str, suffixes: Sequence[str]) -> list[Remote]:
+    path = urlsplit(url).path
+    if "*" in path:
+        from fsspec.utils import glob_translate
+
+        root = url[: url.index("*")].rpartition("/")[0] + "/"
+        pattern = unquote(url.removeprefix(root))
+        wanted = re.compile(glob_translate(pattern))
+        found = _below(root, None if "**" in pattern else pattern.count("/"))
+        found = {name: link for name, link in found.items() if wanted.match(name)}
+    elif not path.endswith("/") and (file := _headed(url, PurePosixPath(path).name)):
+        return [file]
+    else:
+        found = _below(url if path.endswith("/") else f"{url}/", None)
+        found = {name: link for name, link in found.items() if not suffixes or name.endswith(tuple(suffixes))}
+    return [file for name, link in found.items() if (file := _headed(link, name))]
+
+
+def _below(root: str, depth: int | None) -> dict[str, str]:
+    """Names below a folder, and their URLs; of folders in it at most `depth` deep. Hidden ones are left out."""
+    found: dict[str, str] = {}
+    waiting = [root]
+    for number, page in enumerate(waiting):
+        if number == PAGES:
+            raise RecipeError(f"{root}: more than {PAGES:,} folders", next="name a folder or a glob further in")
+        for link in _links(page):
+            name = unquote(link.removeprefix(root))
+            if any(part.startswith(".") for part in name.split("/")):
+                continue
+            if not name.endswith("/"):
+                found[name] = link
+            elif link not in waiting and (depth is None or name.count("/") <= depth):
+                waiting.append(link)
+    return found
+
+
+def _links(page: str) -> list[str]:
+    """What a page links to below itself."""
+    with _asked(page) as response:
+        if response.headers.get_content_type() != "text/html":
+            return []
+        text = response.read().decode("utf-8", "replace")
+    parser = _Links()
+    parser.feed(text)
+    absolute = (urljoin(page, link) for link in parser.found)
+    return [
+        link for link in absolute if link.startswith(page) and link != page and not set(link[len(page) :]) & set("?#")
+    ]
+
+
+class _Links(HTMLParser):
+    """The addresses that a page's links have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value for name, value in attrs if tag == "a" and name == "href" and value]
+
+
+def _headed(url: str, name: str) -> Remote | None:
+    """What a server says of a file; None if it says that this is a folder, by redirecting to one."""
+    with _asked(url, method="HEAD") as response:
         headers = response.headers
+        if urlsplit(response.url).path.endswith("/"):
+            return None
     if "Content-Length" not in headers:
         raise RecipeError(f"{url}: its server does not say how large it is", next="fetch it, and give its path")
-    name = PurePosixPath(urlsplit(url).path).name
-    return [Remote(url, name, int(headers["Content-Length"]), headers["ETag"] or headers["Last-Modified"] or "")]
+    return Remote(url, name, int(headers["Content-Length"]), headers["ETag"] or headers["Last-Modified"] or "")
+
+
+def _asked(url: str, method: str = "GET", **headers: str) -> Any:
+    """The response to a request with the headers that fsspec's configuration has for HTTP."""
+    from fsspec.config import conf
+
+    request = urllib.request.Request(url, headers=headers, method=method)
+    for scheme in ("http", "https"):  # fsspec's file system of the two takes both
+        given = conf.get(scheme, {})
+        for name, value in {**given.get("client_kwargs", {}).get("headers", {}), **given.get("headers", {})}.items():
+            request.add_unredirected_header(name, value)
+    return urllib.request.urlopen(request, timeout=TIMEOUT)
 
 
 class _Fetched(io.RawIOBase):
@@ -179,8 +261,7 @@ class _Fetched(io.RawIOBase):
 
     def _requested(self) -> Any:
         """The response, at where reading goes on."""
-        headers = {"Range": f"bytes={self._at}-"} if self._at else {}
-        response = urllib.request.urlopen(urllib.request.Request(self._file.url, headers=headers), timeout=TIMEOUT)
+        response = _asked(self._file.url, **({"Range": f"bytes={self._at}-"} if self._at else {}))
         left = self._at if response.status == 200 else 0  # without ranges it starts over
         while left > 0 and (passed := response.read(min(left, BUFFER))):
             left -= len(passed)
