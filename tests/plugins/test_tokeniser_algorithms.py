@@ -10,11 +10,12 @@ import pytest
 from pydantic import ValidationError
 
 from recipe_runner import RecipeError
-from recipe_runner.testing import make
+from recipe_runner.testing import make, slot
 
 pytestmark = pytest.mark.slow
 
-ALGORITHMS = ["bytes", "bpe", "wordpiece", "characters"]
+ALGORITHMS = ["bytes", "unigram", "bpe", "wordpiece", "characters"]
+OF_BYTES = ("bytes", "unigram")  # to which nothing is unknown
 SPECIAL = ["<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>", "<|tool|>"]
 DOCUMENTS = [f"def f{number}(x):\n\treturn x + {number}  # naïve ▁ 世界, don't" for number in range(64)]
 
@@ -41,7 +42,7 @@ def test_text_comes_back_and_special_tokens_are_first(algorithm, corpus, tmp_pat
     tokenizer = loaded(made)
     assert tokenizer.convert_tokens_to_ids(SPECIAL) == [0, 1, 2, 3, 4]
     assert len(tokenizer) == made.facts["vocab_size"] <= 300
-    assert (tokenizer.unk_token is None) == (algorithm == "bytes")
+    assert (tokenizer.unk_token is None) == (algorithm in OF_BYTES)
     assert tokenizer(SPECIAL[4] + SPECIAL[0])["input_ids"] == [4, 0]
     for text in (DOCUMENTS[11], " x  \n\n\t", "", "x "):
         back = tokenizer.decode(tokenizer(text)["input_ids"])
@@ -82,7 +83,7 @@ def test_what_is_unknown_is_counted_by_domain(algorithm, tmp_path, write_corpus)
     odd = ["plain words" if number % 8 else "ж words ж" for number in range(64)]
     corpus = write_corpus(tmp_path / "corpus", {"odd": odd, "plain": ["words"] * 64})
     made = trained(tmp_path / "made", corpus, algorithm)
-    if algorithm == "bytes":
+    if algorithm in OF_BYTES:
         assert "unknown_tokens" not in made.facts
         return
     unknown = made.facts["unknown_tokens"]
@@ -98,7 +99,7 @@ def test_too_little_room_is_refused(tmp_path, corpus):
             trained(tmp_path / algorithm, corpus, algorithm, vocab_size=20)
     made = trained(tmp_path / "characters", corpus, "characters", vocab_size=20)
     assert made.facts["vocab_size"] == 20
-    for algorithm in ("bytes", "byte-bpe"):
+    for algorithm in ("bytes", "byte-bpe", "unigram"):
         with pytest.raises(ValidationError, match=r"vocab_size 260 is too small: .* alone are 261"):
             trained(tmp_path / algorithm, corpus, algorithm, vocab_size=260)
 
@@ -109,3 +110,32 @@ def test_bytes_are_one_token_each(corpus, tmp_path):
     assert len(tokenizer(text)["input_ids"]) == len(text.encode())
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     assert len(tokenizer) == 261
+
+
+def test_pieces_of_unigram_know_any_text_and_never_say_a_special_token(corpus, tmp_path):
+    changes = {"vocab_size": 280, "special_tokens": ["return", "<|tool|>"]}
+    tokenizer = loaded(trained(tmp_path / "made", corpus, "unigram", **changes))
+    odd = "a\t\r\n  b\u00a0c\u2028 naïve 世界 👍 \x00\ufffd"
+    for text in ("return return", odd, "".join(map(chr, range(256))), "x" * 5000):
+        ids = tokenizer(text, split_special_tokens=True)["input_ids"]
+        assert tokenizer.decode(ids) == text
+        assert not set(ids) & set(tokenizer.all_special_ids)
+    assert tokenizer("return")["input_ids"] == [4]
+    short = loaded(trained(tmp_path / "short", corpus, {"use": "unigram", "max_piece": 3}, **changes))
+    longest = [max(len(entry) for entry, number in t.get_vocab().items() if number > 5) for t in (short, tokenizer)]
+    assert longest[0] == 3 < longest[1]
+
+
+def test_the_order_of_documents_is_nothing_to_unigram(tmp_path, write_corpus):
+    digests = {
+        trained(tmp_path / str(n), write_corpus(tmp_path / f"c{n}", {"a": texts}), "unigram").digest
+        for n, texts in enumerate((DOCUMENTS[:8], [DOCUMENTS[0], *DOCUMENTS[7:0:-1]]))
+    }
+    assert len(digests) == 1
+
+
+def test_a_missing_sentencepiece_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    monkeypatch.delitem(sys.modules, "recipe_plugins.tokeniser.unigram", raising=False)
+    with pytest.raises(RecipeError, match="unigram needs sentencepiece"):
+        slot("algorithm", "unigram").build()

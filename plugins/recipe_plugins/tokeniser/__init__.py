@@ -34,6 +34,7 @@ COMPONENTS: list[Component] = [
     ),
     _algorithm("byte-bpe", "ByteBPE", "byte-pair encoding over bytes: no text is unknown", "algorithms"),
     _algorithm("bytes", "Bytes", "the 256 bytes: no text is unknown", "algorithms"),
+    _algorithm("unigram", "Unigram", "the likeliest pieces, of bytes: none unknown (extra `sentencepiece`)", "unigram"),
     _algorithm("bpe", "BPE", "byte-pair encoding over characters"),
     _algorithm("wordpiece", "WordPiece", "pieces of words, longest first; white space is lost"),
     _algorithm("characters", "Characters", "one entry a character"),

@@ -1,9 +1,7 @@
 """Algorithms over characters, on the library `tokenizers`: a character that the training text lacks is `<|unk|>`.
 
 `bpe` and `characters` give back any text of known characters as it was; `wordpiece` loses white space. All give the
-same for the same texts in every process. There is no `unigram` for that reason: the library's trainer sums in the
-order of a hash table, so its scores differ from process to process, with one thread and sorted words too (tried with
-tokenizers 0.23).
+same for the same texts in every process.
 """
 
 from __future__ import annotations

@@ -70,6 +70,13 @@ class ByteBPEConfig(Config):
     min_frequency: Annotated[int, Field(ge=1, description="how often a pair must occur to be merged")] = 2
 
 
+class UnigramConfig(Config):
+    """A unigram language model (Kudo 2018, arXiv:1804.10959, section 3.2) over bytes, as byte-level BPE has them."""
+
+    least: ClassVar[int] = 256
+    max_piece: Annotated[int, Field(ge=1, le=512, description="longest piece, bytes")] = 16
+
+
 class TokeniserConfig(StageConfig):
     """A tokeniser trained on the training split of a corpus.
 
