@@ -434,13 +434,30 @@ def test_progress_says_how_fast_and_how_much_is_kept(rows, tmp_path, workers):
     config = {"sources": {"web": source}, "steps": STEPS, "execution": {"workers": workers}}
     context = Telling(tmp_path / "c")
     slot("stage", {"use": "curation", **config}).build().run(context)
-    shown = r"(\w|, )+: [\d,]+ documents/s, \d+\.\d MB/s, \d+\.\d% kept"
-    segments = [note for note in context.notes if re.fullmatch(shown, note[3])]
+    speed = r"[\d,]+ documents/s, \d+\.\d MB/s, \d+\.\d% kept"
+    left = r"(, \d:\d\d:\d\d left)?"
+    steps = rf"( \((\w+ {speed}(; )?)+\))?"
+    segments = [note for note in context.notes if re.fullmatch(rf"(\w|, )+: {speed}{left}{steps}", note[3])]
+    assert all((" left" in note[3]) == (note[0] < 5) for note in segments)
     assert [note[:3] for note in segments if note[0] == 5] == [(5, 5, "pieces")] * 3
     first = ledger_of(context.folder)["steps"]["quality"]
     kept = first["kept"]["bytes"] / first["in"]["bytes"]
     assert segments[4][3].startswith("read, quality: ")
     assert segments[4][3].endswith(f"{kept:.1%} kept")
+
+
+def test_progress_says_it_of_each_step(rows, tmp_path):
+    source = {"use": "jsonl", "path": str(write(tmp_path / "a", rows, 5))}
+    steps = {"long": {"use": "length", "min_words": 60}, "quality": "gopher-quality", "equal": "exact-dedup"}
+    context = Telling(tmp_path / "c")
+    config = {"sources": {"web": source}, "steps": steps, "execution": {"workers": 1}}
+    slot("stage", {"use": "curation", **config}).build().run(context)
+    told = [note for *_, note in context.notes]
+    last = next(note for note in reversed(told) if note.startswith("read, long, quality"))
+    for name, passage in list(ledger_of(context.folder)["steps"].items())[:2]:
+        kept = passage["kept"]["bytes"] / passage["in"]["bytes"]
+        assert re.search(rf"[(; ]{name} [\d,]+ documents/s, \d+\.\d MB/s, {kept:.1%} kept", last)
+    assert "equal: decides over all documents" in told
 
 
 def ledger_of(folder: Path) -> dict:

@@ -20,7 +20,7 @@ import numpy as np
 from recipe_plugins.curation.config import CurationConfig, SourceOptions
 from recipe_plugins.curation.documents import Document, batches, fingerprint, read_row, side, stored
 from recipe_plugins.curation.folders import read_json, whole, write_json
-from recipe_plugins.curation.ledger import Account, Rows, counted
+from recipe_plugins.curation.ledger import Account, Passage, Rows, counted
 from recipe_plugins.curation.removed import Removed
 from recipe_plugins.curation.runs import Runs, gather
 from recipe_plugins.curation.steps import Segment, passed, segments, steps_of
@@ -47,10 +47,10 @@ class Pieces:
 
     # ── a piece through a segment ────────────────────────────────────────────────────────────────────────────────
 
-    def carry(self, segment: int, number: int, budget: int | None = None) -> tuple[Counts, Counts]:
+    def carry(self, segment: int, number: int, budget: int | None = None) -> tuple[Counts, Counts, dict[str, Passage]]:
         """Carry a piece through a segment; the first reads it from its source, at most `budget` bytes of text.
 
-        Returns what came, and what is left of it.
+        Returns what came, what is left of it, and what each step did.
         """
         account, came, left = Account(), Counts(), Counts()
         with whole(self.folder(segment, number)) as folder, ExitStack() as stack:
@@ -70,7 +70,7 @@ class Pieces:
                     sum((found.counts for found in each), flow) for each, flow in ((batch, came), (kept, left))
                 )
             write_json(folder / "account.json", account.to_json())
-        return came, left
+        return came, left, account.steps
 
     def rows(self, number: int) -> Iterator[Document | BadRow]:
         """The documents and bad rows of a piece, as its source and format give them."""

@@ -65,7 +65,7 @@ class Pool:
             while unit is not None:
                 self._halt()
                 unit = _send(chain, getattr(self._here, unit[0])(*unit[1]))
-            told(number, total)
+                told(number - (unit is not None), total)
 
     def _run_there(self, waiting: deque[tuple[Chain, Unit]], told: Callable[[int, int], None]) -> None:
         total = len(waiting)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from recipe_plugins.curation.config import CurationConfig, SourceOptions
+from recipe_plugins.curation.flow import Flow
 from recipe_plugins.curation.folders import is_json, is_whole, link, read_json, whole, write_json
 from recipe_plugins.curation.ledger import Account, counted
 from recipe_plugins.curation.piece import SPLITS, Pieces, read_sketches
@@ -59,26 +59,6 @@ def workers(config: CurationConfig) -> int:
     if None not in sizes and sum(size or 0 for size in sizes) < LITTLE:
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class Flow:
-    """What has come through a segment in this run, and how fast."""
-
-    def __init__(self) -> None:
-        self._start, self._came, self._left = time.monotonic(), Counts(), Counts()
-
-    def add(self, came: Counts, left: Counts) -> None:
-        """A piece is through."""
-        self._came += came
-        self._left += left
-
-    def __str__(self) -> str:
-        """`: 5,100 documents/s, 12.3 MB/s, 67.1% kept`; nothing before the first piece."""
-        if not self._came.bytes:
-            return ""
-        seconds = max(time.monotonic() - self._start, 1e-3)
-        speed = f"{self._came.documents / seconds:,.0f} documents/s, {self._came.bytes / seconds / 1e6:.1f} MB/s"
-        return f": {speed}, {self._left.bytes / self._came.bytes:.1%} kept"
 
 
 class Curation:
@@ -164,7 +144,7 @@ class Curation:
         return ", ".join(names)
 
     def _progress(self, title: str, done: int, total: int) -> None:
-        self.ctx.progress(done, total, "pieces", f"{title}{self._flow}")
+        self.ctx.progress(done, total, "pieces", f"{title}{self._flow.said(done, total)}")
 
     def _decide(self, segment: int) -> None:
         step = self.pieces.segments[segment].sketch
@@ -172,6 +152,7 @@ class Curation:
         if step is None:
             return
         if not is_whole(target):
+            self.ctx.progress(0, None, "", f"{step.name}: decides over all documents")
             with whole(target) as folder:
                 state = step.filter.decide(self._sketches(segment), folder)
                 write_json(folder / "state.json", state.relative_to(folder).as_posix())
