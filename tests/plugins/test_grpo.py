@@ -86,6 +86,19 @@ def test_a_step_is_the_policy_gradient_of_equation_3():
 
 
 @slow
+def test_the_divergence_is_equation_4_and_unbiased():
+    import torch
+
+    from recipe_plugins.grpo.trainer import divergence
+
+    policy, reference = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.5, 0.1, 0.4])
+    found = divergence(policy.log(), reference.log())
+    assert found.tolist() == pytest.approx([r - math.log(r) - 1 for r in (5 / 7, 1 / 2, 4)], rel=1e-5)
+    exact = (policy * (policy / reference).log()).sum()
+    assert float((policy * found).sum()) == pytest.approx(float(exact), rel=1e-5)
+
+
+@slow
 def test_what_is_drawn_follows_the_distribution_and_nothing_else_in_the_batch(chat):
     import numpy as np
     import torch
@@ -165,18 +178,58 @@ class Stopped(LocalContext):
 
 
 @slow
-def test_an_interrupted_run_draws_the_same_answers_and_ends_with_the_same_bytes(chat, asked, config, tmp_path):
-    config |= {"budget": {"steps": 6}, "adapter": {"use": "lora", "r": 4, "dropout": 0.1}}
+@pytest.mark.parametrize("adapter", [{"use": "lora", "r": 4, "dropout": 0.1, "rows": "turn-tokens"}, None])
+def test_an_interrupted_run_draws_the_same_answers_and_ends_with_the_same_bytes(chat, asked, config, tmp_path, adapter):
+    """Held to the model as it came, not to the checkpoint that it goes on from."""
+    config |= {"budget": {"steps": 6}, "adapter": adapter, "beta": 0.2}
     inputs = {"chat": chat, "asked": asked}
-    whole = make("grpo", config, tmp_path / "whole", inputs=inputs)
-    stage = slot("stage", {"use": "grpo", **config})
+    stage, whole = slot("stage", {"use": "grpo", **config}), LocalContext(tmp_path / "whole", inputs=inputs)
+    stage.build().run(whole)
     with pytest.raises(Interrupted):
         stage.build().run(Stopped(tmp_path / "cut", inputs=inputs))
     context = LocalContext(tmp_path / "cut", inputs=inputs)
     stage.build().run(context)
     assert context.rows[0]["step"] == 5
     assert folder_files(context.payload) == folder_files(whole.payload)
-    assert whole.type == "adapter"
+    assert (whole.payload / "adapter_config.json").exists() == (adapter is not None)
+    kl = [row["kl"] for row in whole.rows]
+    assert kl[0] == pytest.approx(0, abs=0.05 if adapter else 1e-6)  # dropout is on where the policy is asked
+    assert kl[-1] > max(1e-4, kl[0])
+    assert [row["loss"] for row in whole.rows] == pytest.approx([0.2 * value for value in kl], rel=1e-3, abs=1e-6)
+
+
+@slow
+def test_the_reference_is_the_model_as_it_came_or_nothing(chat, config):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from recipe_plugins.adapters.attaching import attach
+
+    with pytest.raises(ValidationError, match="pissa changes the frozen weights"):
+        slot("stage", {"use": "grpo", **config, "beta": 0.1, "adapter": {"use": "pissa", "r": 4}})
+    tokenizer = AutoTokenizer.from_pretrained(chat.payload)
+    row = {"input_ids": torch.arange(8).numpy(), "position_ids": torch.arange(8).numpy()}
+    for use, fits in (("dora", True), ("pissa", False)):
+        model = AutoModelForCausalLM.from_pretrained(chat.payload, dtype=torch.float32)
+        method = slot("adapter", {"use": use, "r": 4}).build()
+        if fits:
+            adapted = attach(method, model, tokenizer, row, seed=0, reference=True)
+            assert any(parameter.requires_grad for parameter in adapted.parameters())
+        else:
+            with pytest.raises(RecipeError, match="cannot be the reference"):
+                attach(method, model, tokenizer, row, seed=0, reference=True)
+
+
+@slow
+def test_idle_steps_are_counted_across_attempts(chat, asked, config, tmp_path):
+    rewards = {"never": {"use": "format", "pattern": "(?!)"}}
+    config |= {"rewards": rewards, "budget": {"steps": 10}, "heldout_prompts": 0, "group": 2, "batch_size": 2}
+    stage, inputs = slot("stage", {"use": "grpo", **config}), {"chat": chat, "asked": asked}
+    with pytest.raises(Interrupted):
+        stage.build().run(Stopped(tmp_path, inputs=inputs))
+    context = LocalContext(tmp_path, inputs=inputs)
+    stage.build().run(context)
+    assert any("10 steps in a row taught nothing" in warning for warning in context.warnings)
 
 
 @slow

@@ -42,12 +42,12 @@ class Learner:
         dtype, stored = DTYPES[self.config.precision], self.method.quantisation()
         return load_base(self.ctx, self.start, stored, dtype=dtype, device=self.device).eval()
 
-    def adapted(self, model: PreTrainedModel, ids: Sequence[int] | np.ndarray) -> Any:
-        """The model to train; `ids`, of one row, are what an adapter is tried on."""
+    def adapted(self, model: PreTrainedModel, ids: Sequence[int] | np.ndarray, *, reference: bool = False) -> Any:
+        """The model to train; `ids`, of one row, are what an adapter is tried on; for `reference` see `attach`."""
         if self.method is None:
             return model
         row = {"input_ids": np.asarray(ids), "position_ids": np.arange(len(ids))}
-        return attach(self.method, model, self.tokenizer, row, seed=self.ctx.seed("adapter"))
+        return attach(self.method, model, self.tokenizer, row, seed=self.ctx.seed("adapter"), reference=reference)
 
     def train(self, model: Any, rows: Rows, trainer: type[RecipeTrainerMixin], **bound: Any) -> TrainResult:
         """Train `model` in place with `trainer`, whose class gets what is `bound` to it."""

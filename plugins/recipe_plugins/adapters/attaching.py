@@ -34,16 +34,25 @@ def attach(
     *,
     seed: int,
     new_tokens: Sequence[int] = (),
+    reference: bool = False,
 ) -> PeftModel:
     """`model` with the adapter of `method`, in eval mode.
 
     `row` is one of those that will be trained on. Raises `RecipeError` where the adapted model's logits on it are not
-    those of the model.
+    those of the model; where `reference`, also where they are not with the adapter off.
     """
     model.eval()
     before = logits(model, row)
     adapted = method.attach(model, tokenizer, seed, new_tokens).eval()
     neutral(before, logits(adapted, row), method.tolerance * ROUNDING.get(model.dtype, 1.0))
+    if reference:
+        with adapted.disable_adapter():
+            same = torch.equal(before, logits(adapted, row))
+        if not same:
+            raise RecipeError(
+                "with the adapter off the model is not what it was, so it cannot be the reference",
+                next="take an adapter that leaves the frozen weights alone, such as lora, or leave `beta` out",
+            )
     return adapted
 
 

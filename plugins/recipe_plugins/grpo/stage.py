@@ -41,7 +41,7 @@ class GrpoStage:
         rows, heldout = self._rows(ctx, learner), self._heldout(ctx, learner)
         model = learner.load()
         before = once(ctx, "before", lambda folder: self._measured(model, learner, heldout))[1]
-        model = learner.adapted(model, rows.prompts[0].ids)
+        model = learner.adapted(model, rows.prompts[0].ids, reference=config.beta > 0)
         result = learner.train(
             model,
             rows,
@@ -50,6 +50,7 @@ class GrpoStage:
             prompts=rows.prompts,
             renderer=learner.renderer,
             judge=self.judge,
+            initial=model,
         )
         if ctx.rank:
             return

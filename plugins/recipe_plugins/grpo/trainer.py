@@ -2,8 +2,9 @@
 
 Shao et al. 2024 (arXiv:2402.03300), section 4.1, equation 3 with outcome rewards (4.1.2): the advantage of an answer is
 its reward less its group's mean, divided by the group's deviation; each answer's loss is a mean over its tokens. Each
-draw is learned from once, so the ratio of policies is 1 and nothing is ever clipped; there is no KL term. The loss
-itself is therefore 0 but for rounding: the rewards tell how it goes.
+draw is learned from once, so the ratio of policies is 1 and nothing is ever clipped. With `beta` the policy is held to
+the reference (`divergence`), which is the model as it came, whatever a checkpoint holds: the base with its adapter off,
+or a frozen copy. Without, the loss itself is 0 but for rounding: the rewards tell how it goes.
 
 Guarantee: what is drawn is a function of (seed, step, prompt) and the weights, whatever else is in the batch, on
 whichever rank; so a resumed run draws what the straight one would have drawn.
@@ -11,7 +12,9 @@ whichever rank; so a resumed run draws what the straight one would have drawn.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -25,11 +28,12 @@ from recipe_plugins.rewards.config import Completion
 from recipe_plugins.training import sharding
 from recipe_plugins.training.conversations import IGNORED, Renderer
 from recipe_plugins.training.generation import drawn, reply, stops
-from recipe_plugins.training.log_probs import Document, answer_log_probs, padded
+from recipe_plugins.training.log_probs import Document, learned, padded, token_log_probs
 from recipe_plugins.training.trainer import RecipeTrainerMixin
 
 IDLE_STEPS = 10
 """Steps in a row without anything to learn from which on there is a warning."""
+MODEL_INPUTS = ("input_ids", "labels", "position_ids")
 EVEN = 1e-4
 """Added to a group's deviation, so that answers that are all alike push nowhere."""
 
@@ -43,11 +47,21 @@ class GrpoTrainer(RecipeTrainerMixin, Trainer):
     prompts: Sequence[Prompt]
     renderer: Renderer
     judge: Judge
+    initial: Any
 
     def __init__(self, **library: Any) -> None:
         super().__init__(**library)
         self._sums: dict[str, float] = {}
         self._idle_steps = 0
+        copied = self.settings.beta and self.settings.adapter is None
+        self._frozen = self._copied().requires_grad_(False).eval() if copied else None
+
+    def _copied(self) -> Any:
+        """The model as it came, sharded like the one that trains; called before anything is restored."""
+        if not sharding.is_sharded(self.model):
+            return copy.deepcopy(self.initial)
+        execution = self.settings.execution
+        return sharding.sharded(self.initial, self.args.device, self.job.ctx.world_size, execution.shard)
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """The numbers of the prompts; answers are drawn once the step begins."""
@@ -102,22 +116,59 @@ class GrpoTrainer(RecipeTrainerMixin, Trainer):
     def _micro_batch(self, groups: Sequence[tuple[list[Document], np.ndarray]]) -> dict[str, torch.Tensor]:
         documents = [document for group, _ in groups for document in group]
         advantages = torch.from_numpy(np.concatenate([advantages for _, advantages in groups]))
-        return {**padded(documents), "advantages": advantages}
+        batch = {**padded(documents), "advantages": advantages}
+        return {**batch, "reference": self._reference(batch)} if self.settings.beta else batch
+
+    @torch.no_grad()
+    def _reference(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """What the model as it came gives the tokens of the answers, fp32 (answers, tokens - 1)."""
+        given = (batch[key].to(self.args.device) for key in MODEL_INPUTS)
+        bf16 = torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16)
+        with self._as_it_came() as model, self.compute_loss_context_manager(), bf16:
+            return token_log_probs(model, *given, temperature=self.settings.temperature)
+
+    @contextmanager
+    def _as_it_came(self) -> Iterator[Any]:
+        """The reference, in eval mode."""
+        if self._frozen is not None:
+            yield self._frozen
+            sharding.after_forward(self._frozen)
+            return
+        training = self.model.training
+        self.model.eval()
+        with self.model.disable_adapter():
+            yield self.model
+            sharding.after_forward(self.model)  # what the adapter gets its gradients back on must be the shards
+        self.model.train(training)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """This micro-batch's share of the step's mean loss, times the ranks, over which gradients are averaged."""
-        given = (inputs[key] for key in ("input_ids", "labels", "position_ids"))
-        log_probs, tokens = answer_log_probs(model, *given, temperature=self.settings.temperature)
-        losses = objective(log_probs, tokens, inputs["advantages"])
+        given = (inputs[key] for key in MODEL_INPUTS)
+        log_probs = token_log_probs(model, *given, temperature=self.settings.temperature)
+        tokens = learned(inputs["labels"])
+        losses = objective(log_probs.sum(dim=1), tokens, inputs["advantages"])
+        if self.settings.beta:
+            far = divergence(log_probs, inputs["reference"]).sum(dim=1) / tokens
+            self._add("kl", float(far.detach().sum()) / self.settings.group)
+            losses = losses + self.settings.beta * far
         answers = self.job.batch_size * self.settings.group
         loss = losses.sum() / answers * self.accelerator.num_processes
         self._step_loss += loss.detach()
         return self.scaled(loss)
 
+    def own_state(self) -> dict[str, Any]:
+        """See `Resumable`."""
+        return {"idle_steps": self._idle_steps}
+
+    def take_own(self, state: Mapping[str, Any]) -> None:
+        """See `Resumable`."""
+        self._idle_steps = state["idle_steps"]
+
     def step_metrics(self) -> dict[str, float]:
-        """Means over the step's answers; `idle_groups`: the share of prompts whose answers were all worth the same."""
+        """Means over the step's answers; `idle_groups`: the share of prompts whose answers were all worth the same;
+        `kl`, with `beta`: how far the policy is from the reference, in nats a token."""
         names = sorted(self._sums)
         sums = torch.tensor([self._sums[name] for name in names], dtype=torch.float32, device=self.args.device)
         self._sums = {}
@@ -139,6 +190,16 @@ def objective(log_probs: torch.Tensor, tokens: torch.Tensor, advantages: torch.T
     """
     mean = log_probs / tokens
     return -advantages * (1 + mean - mean.detach())
+
+
+def divergence(log_probs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """An unbiased estimate of the divergence from the reference, never below 0, by token; all fp32 of one shape.
+
+    Equation 4 of Shao et al., the k3 of Schulman 2020 (joschu.net/blog/kl-approx.html): r - log r - 1, where r is what
+    the reference gives a token over what the policy gives it.
+    """
+    ratio = reference - log_probs
+    return ratio.exp() - ratio - 1
 
 
 def completion(prompt: Prompt, answer: list[int], renderer: Renderer) -> Completion:

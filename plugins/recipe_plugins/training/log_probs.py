@@ -27,24 +27,36 @@ def padded(documents: Sequence[Document], pad: int = 0) -> dict[str, torch.Tenso
     return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels), "position_ids": positions}
 
 
-def answer_log_probs(
+def token_log_probs(
     model: Any,
     input_ids: torch.Tensor,
     labels: torch.Tensor,
     position_ids: torch.Tensor,
     *,
     temperature: float = 1.0,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The sum of the labelled tokens' log-probabilities in nats, fp32 (rows,), and how many they are, int64 (rows,).
+) -> torch.Tensor:
+    """The log-probabilities of the labelled tokens in nats, fp32 (rows, tokens - 1), 0 where there is no label.
 
     All tensors are (rows, tokens); labels are shifted here; logits are divided by `temperature` first.
     """
     logits = model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits
-    wanted = labels[:, 1:]
-    nats = functional.cross_entropy(
-        logits[:, :-1].float().transpose(1, 2) / temperature, wanted, ignore_index=IGNORED, reduction="none"
+    nats: torch.Tensor = functional.cross_entropy(
+        logits[:, :-1].float().transpose(1, 2) / temperature, labels[:, 1:], ignore_index=IGNORED, reduction="none"
     )
-    return -nats.sum(dim=1), (wanted != IGNORED).sum(dim=1)
+    return -nats
+
+
+def answer_log_probs(
+    model: Any, input_ids: torch.Tensor, labels: torch.Tensor, position_ids: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sums of `token_log_probs`, fp32 (rows,), and of how many tokens each is, int64 (rows,)."""
+    found = token_log_probs(model, input_ids, labels, position_ids)
+    return found.sum(dim=1), learned(labels)
+
+
+def learned(labels: torch.Tensor) -> torch.Tensor:
+    """The number of labels after the shift, int64 (rows,); `labels` are (rows, tokens)."""
+    return (labels[:, 1:] != IGNORED).sum(dim=1)
 
 
 @torch.no_grad()

@@ -101,7 +101,15 @@ class Resumable:
             "low_loss": asdict(self.low),
             "loss_scale": asdict(self.loss_scale) if self.loss_scale else None,
             "stopped_early": self.stopped_early,
+            "own": self.own_state(),
         }
+
+    def own_state(self) -> dict[str, Any]:
+        """What else a trainer remembers from step to step, as JSON; the same on every rank."""
+        return {}
+
+    def take_own(self, state: Mapping[str, Any]) -> None:
+        """Remember what `own_state` gave."""
 
     def _keep_branch(self, folder: Path) -> None:
         assert self.job.branch is not None
@@ -135,6 +143,7 @@ class Resumable:
         self.low = LowLoss(**saved["low_loss"])
         self.loss_scale = LossScale(**saved["loss_scale"]) if self.loss_scale else None
         self.stopped_early = saved["stopped_early"]
+        self.take_own(saved["own"])
         self.state.global_step = self.batches.start = self.resumed_from = saved["step"]
         if self.stopped_early:
             self.batches.start = self.job.steps  # there is nothing more to read
