@@ -6,6 +6,7 @@ stdout is data, stderr is for people. Exit codes are those of `recipe_runner.err
 from __future__ import annotations
 
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -234,11 +235,25 @@ def plugins_show(context: typer.Context, name: str, json: Json = False) -> None:
     show_plugin(context.obj, name, json)
 
 
+def _options_first(arguments: list[str]) -> list[str]:
+    """The options that stand before the command may stand after it too, but for `x`: what follows is a plugin's."""
+    first: list[str] = []
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--" or rest[:1] == ["x"]:
+            return [*first, *rest, word, *words]
+        whole = [word, *(islice(words, 1) if word == "-p" else ())]
+        early = word in ("--strict-plugins", "--debug") or (word[:2] == "-p" and whole != ["-p"])
+        (first if early else rest).extend(whole)
+    return [*first, *rest]
+
+
 def main(argv: list[str] | None = None) -> int:
     """The entry of the command `recipe`; returns the exit code."""
     from recipe_runner.errors import RecipeError
 
-    arguments = sys.argv[1:] if argv is None else argv
+    arguments = _options_first(sys.argv[1:] if argv is None else argv)
     try:
         status = app(args=arguments, standalone_mode=False)
         return status if isinstance(status, int) else 0

@@ -54,12 +54,16 @@ def test_nothing_was_run_by_a_tag():
         (["run", "{}", "stages.data.words=!!set {a}"], "a tag, !!set"),
         (["run", "{}", "stages.data.words=[a]\nvars: 3"], "more than a value"),
         (["-p", "no:builtin", "check", "{}"], "did you mean 'builtins'?"),
+        (["check", "-p", "no:builtin", "{}"], "did you mean 'builtins'?"),
+        (["check", "{}", "-p", "no:builtin"], "did you mean 'builtins'?"),
+        (["check", "{}", "-pno:builtin"], "did you mean 'builtins'?"),
+        (["check", "{}", "-p"], "No such option: -p"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_command_line_that_cannot_be_carried_out_exits_2(bench, plugins, monkeypatch, capfd, words, said):
     for command in ("check", "plan", "run"):
-        if "-p" not in words:
+        if not any(word.startswith("-p") for word in words):
             monkeypatch.setattr(f"recipe_runner.commands.{command}.load_plugins", lambda _: plugins)
     bench.write("  data: {use: toy-corpus}\n  train: {use: toy-train, corpus: data}\n")
     monkeypatch.chdir(bench.folder)
@@ -162,6 +166,8 @@ def test_what_pydantic_says_is_said_in_our_words(plugins, given, said):
 
 def test_debug_shows_the_traceback(bench, capfd):
     assert main(["--debug", "check", str(bench.folder / "no.yaml")]) == 2
+    assert "Traceback" in capfd.readouterr().err
+    assert main(["check", str(bench.folder / "no.yaml"), "--debug"]) == 2
     assert "Traceback" in capfd.readouterr().err
     assert main(["check", str(bench.folder / "no.yaml")]) == 2
     assert "Traceback" not in capfd.readouterr().err

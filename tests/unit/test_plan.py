@@ -9,6 +9,7 @@ import pytest
 
 from recipe_runner.cli import main
 from recipe_runner.components import Component
+from recipe_runner.contract import Estimate
 from recipe_runner.errors import StageFailed, UsageError
 from recipe_runner.plan import REASONS, make_plan
 
@@ -170,3 +171,17 @@ def test_plan_answers_as_json_and_check_exits_5(built, monkeypatch, capsys):
     assert (leaving.value.code, out.err) == (5, "")
     assert stages["base"]["reasons"] == ["config-changed (stages.base.steps 10 → 11)"]
     assert (stages["tuned"]["status"], stages["tuned"]["key"]) == ("pending", None)
+
+
+def test_columns_are_as_wide_as_their_widest_entry_and_disk_is_told(bench, plugins, monkeypatch, capfd):
+    from recipe_toy.config import WriteConfig
+
+    monkeypatch.setattr("recipe_runner.commands.plan.load_plugins", lambda _: plugins)
+    monkeypatch.setattr(WriteConfig, "estimate", lambda self, known: Estimate(disk=2_500_000))
+    bench.write("  a-stage-of-a-long-name: {use: toy-corpus}\n  b: {use: toy-train, corpus: a-stage-of-a-long-name}\n")
+    assert main(["plan", str(bench.recipe), "--store", str(bench.store.root)]) == 0
+    assert capfd.readouterr().err.splitlines() == [
+        "a-stage-of-a-long-name  toy-corpus  run      no-artifact",
+        "    disk at most 2.5 MB",
+        "b                       toy-train   pending  pending (a-stage-of-a-long-name)",
+    ]

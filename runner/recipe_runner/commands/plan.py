@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from recipe_runner.commands import Switches, load_plugins, print_json, tell_hints
+from recipe_runner.commands.tables import aligned
 from recipe_runner.contract import Estimate
 from recipe_runner.errors import ExitCode
 from recipe_runner.plan import StagePlan, make_plan
@@ -26,18 +27,17 @@ def show_plan(
         print_json({"recipe": recipe.name, "store": str(store), "stages": [p.as_json() for p in plans], "hints": hints})
     else:
         tell_hints(recipe)
-        print("\n".join(line for plan in plans for line in _lines(plan)), file=sys.stderr)
+        for head, plan in zip(aligned([_head(plan) for plan in plans]), plans, strict=True):
+            details = [*estimate_lines(plan.estimate), *(f"not pinned: {path}" for path in plan.unpinned)]
+            print("\n    ".join([head, *details]), file=sys.stderr)
     if check and any(plan.status != "cached" for plan in plans):
         raise SystemExit(ExitCode.WORK_FOUND)
 
 
-def _lines(plan: StagePlan) -> list[str]:
-    reasons = ", ".join(str(reason) for reason in plan.reasons)
-    where = str(plan.artifact.path) if plan.artifact else ""
-    lines = [f"{plan.stage:<12} {plan.use:<10} {plan.status:<8} {reasons or where}".rstrip()]
-    lines += [f"    {line}" for line in estimate_lines(plan.estimate)]
-    lines += [f"    not pinned: {path}" for path in plan.unpinned]
-    return lines
+def _head(plan: StagePlan) -> tuple[str, str, str, str]:
+    """The first line of a stage: what becomes of it, and why or where it is."""
+    reasons = ", ".join(map(str, plan.reasons))
+    return plan.stage, plan.use, plan.status, reasons or (str(plan.artifact.path) if plan.artifact else "")
 
 
 def estimate_lines(estimate: Estimate) -> list[str]:
@@ -55,6 +55,8 @@ def estimate_lines(estimate: Estimate) -> list[str]:
         lines.append(f"memory {size(sum(estimate.memory.values()))} = {parts}, before activations")
     elif trains:
         lines.append("memory unknown")
+    if estimate.disk is not None:
+        lines.append(f"disk at most {size(estimate.disk)}")
     return lines + list(estimate.notes)
 
 

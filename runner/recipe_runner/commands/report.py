@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe_runner.commands import find_run, print_json
-from recipe_runner.commands.tables import Table, html, samples_table, show, table
+from recipe_runner.commands.tables import Table, aligned, html, samples_table, show, table
 from recipe_runner.errors import StoreError
 from recipe_runner.store import MANIFEST, Store, read_json, read_run
 
@@ -93,7 +93,7 @@ def save(run: Mapping[str, Any]) -> Path:
 def show_end(run: Mapping[str, Any], report: Path) -> None:
     """What people see at the end of a run: what the stages found, and where everything lies, a whole path a line."""
     show(tables_of(run))
-    lines = [f"{name:<12} {stage['status']:<8} {stage['payload']}" for name, stage in run["stages"].items()]
-    lines += [f"{'report':<12} {'':<8} {report}"]
+    places = [(name, stage["status"], stage["payload"]) for name, stage in run["stages"].items()]
+    lines = aligned([*places, ("report", "", str(report))])
     lines += [f"to talk to it: recipe chat {run['folder']}"] * any(s["type"] == "model" for s in run["stages"].values())
     print("\n".join(lines), file=sys.stderr)

@@ -65,6 +65,12 @@ def show(tables: Sequence[Table]) -> None:
         console.print(Text(entry["title"], "bold"), drawn, sep="\n")
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A line for each row, with every column but the last as wide as its widest entry."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    return ["  ".join([*map(str.ljust, row, widths), row[-1]]).rstrip() for row in rows]
+
+
 def html(table: Table) -> str:
     """As HTML, everything escaped."""
     head, rows, numeric = _cells(table)
