@@ -227,7 +227,8 @@ def test_what_is_timed_for_a_budget_in_minutes_is_what_runs_and_is_undone(tmp_pa
     net, context = model(), LocalContext(tmp_path / "timed")
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
     objects, generator = dict(net.named_parameters()), torch.get_rng_state()
-    config = training.TrainingConfig.model_validate({**SETTINGS, "budget": {"minutes": 1}, **settings})
+    longer = {"budget": {"minutes": 1}, "schedule": {"use": "wsd", "warmup": 50}}
+    config = training.TrainingConfig.model_validate({**SETTINGS, **settings, **longer})
     given = (context, config, net, Rows(), tokenizer())
     seconds = seconds_per_step(*given, optimizer=config.optimizer, trainer=Seen)
     assert 0 < seconds < 10

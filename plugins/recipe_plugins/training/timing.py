@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from recipe_plugins.training import checkpoints
@@ -74,6 +75,13 @@ class _Timed(_Trainer):
     """Mixed into a trainer before the loop's own mixin: steps, and nothing that is saved, told or evaluated."""
 
     ends: list[float]
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """A schedule of the run's own might not fit into so few steps."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: 1.0)
+        found: LambdaLR = self.lr_scheduler
+        return found
 
     def restore(self) -> None:
         """There is nothing to go on from."""
