@@ -239,11 +239,19 @@ def test_what_cannot_be_asked_is_counted(chat, config, tmp_path):
         turn("Where, and where, and where. " * 9, "Here."),
         {**turn("Who?", ""), "messages": [turn("Who?", "")["messages"][0]]},
     ]
-    corpus = write_conversations(tmp_path / "corpus", {"places": {"train": good + bad}})
-    inputs = {"chat": chat, "asked": corpus}
+    held = {"some": good[:1] + bad, "none": bad[:1]}
+    splits = {"places": {"train": good + bad}} | {name: {"heldout": rows} for name, rows in held.items()}
+    inputs = {"chat": chat, "asked": write_conversations(tmp_path / "corpus", splits)}
     made = make("grpo", {**config, "max_dropped": 0.1, "budget": {"epochs": 1}}, tmp_path / "made", inputs=inputs)
     assert made.facts["preparation"]["dropped"] == {"no-answer-to-a-question": 1, "too-long": 1}
     assert made.facts["steps"] == 3
+    assert made.facts["heldout"] == {
+        "some": {"read": 3, "kept": 1, "dropped": {"no-answer-to-a-question": 1, "too-long": 1}},
+        "none": {"read": 1, "kept": 0, "dropped": {"too-long": 1}},
+    }
+    assert made.facts["grpo"].keys() == {"some"}
+    (warned,) = [warning for warning in made.manifest["warnings"] if "held-out" in warning]
+    assert "none: none of 1 is usable (1 too-long)" in warned
     with pytest.raises(RecipeError, match=r"2 of 20 conversations \(10\.0%\)"):
         make("grpo", config, tmp_path / "few", inputs=inputs)
     with pytest.raises(ValidationError, match="no room for a prompt"):

@@ -105,3 +105,19 @@ def test_single_answers_are_refused(chat, tmp_path):
     corpus = write_conversations(tmp_path / "corpus", {"places": {"train": rows}})
     with pytest.raises(RecipeError, match="takes pairs"):
         make("reward", CONFIG, tmp_path / "made", inputs={"chat": chat, "pairs": corpus})
+
+
+def test_held_out_records_that_cannot_be_measured_are_counted(chat, pairs, tmp_path):
+    good = [_pair(f"Where is {n}?", "Here.", "There.") for n in range(9)]
+    single = turn("Where?", "Here.", preference={"prompt": 1, "desirable": True})
+    long = _pair("Where is all?", "Here.", "There, and there, and further. " * 9)
+    splits = {"mixed": {"train": good[2:], "heldout": [*good[:2], single, long]}, "single": {"heldout": [single]}}
+    inputs = {"chat": chat, "pairs": write_conversations(tmp_path / "corpus", splits)}
+    made = make("reward", {**CONFIG, "budget": {"steps": 1}}, tmp_path / "made", inputs=inputs)
+    assert made.facts["heldout"] == {
+        "mixed": {"read": 4, "kept": 2, "dropped": {"single-answer": 1, "too-long": 1}},
+        "single": {"read": 1, "kept": 0, "dropped": {"single-answer": 1}},
+    }
+    assert {name: found["pairs"] for name, found in made.facts["reward"].items()} == {"mixed": 2}
+    (warned,) = made.manifest["warnings"]
+    assert "single: none of 1 is usable (1 single-answer)" in warned

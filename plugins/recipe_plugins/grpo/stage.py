@@ -20,7 +20,7 @@ from recipe_plugins.training import machine
 from recipe_plugins.training.answers import conversations
 from recipe_plugins.training.generation import Reply, replies
 from recipe_plugins.training.once import once
-from recipe_plugins.training.preparation import within
+from recipe_plugins.training.preparation import Report, note_heldout, within
 from recipe_runner import StageContext
 
 Heldout = Mapping[str, Sequence[Prompt]]
@@ -76,12 +76,16 @@ class GrpoStage:
         return PromptRows(prompts)
 
     def _heldout(self, ctx: StageContext, learner: Learner) -> Heldout:
-        found = {}
+        """The held-out prompts of each domain; notes `heldout`."""
+        found, reports = {}, dict[str, Report]()
         longest = self.config.sequence_length - self.config.max_new_tokens
         for domain, records in conversations(learner.corpus, "heldout", limit=self.config.heldout_prompts).items():
-            prompts, _ = prompts_of(records, learner.renderer, longest)
+            prompts, report = prompts_of(records, learner.renderer, longest)
             if prompts:
                 found[domain] = prompts
+            if records:
+                reports[domain] = report
+        note_heldout(ctx, reports)
         if not found and self.config.heldout_prompts:
             ctx.warn("the corpus has no held-out prompt, so rewards before and after are not compared")
         return found

@@ -47,7 +47,7 @@ class PreferenceStage:
         corpus, renderer, length = learner.corpus, learner.renderer, config.sequence_length
         paired, most = self.about.takes == "pairs", config.max_dropped
         folder = stored_examples(ctx, corpus, renderer, paired=paired, sequence_length=length, max_dropped=most)
-        heldout = heldout_answers(corpus, renderer, limit=config.heldout_pairs, sequence_length=length)
+        heldout = heldout_answers(ctx, corpus, renderer, limit=config.heldout_pairs, sequence_length=length)
         if not heldout and config.heldout_pairs:
             ctx.warn("the corpus has no held-out judgement, so margins are not measured")
         model = learner.load()

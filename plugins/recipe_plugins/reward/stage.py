@@ -37,7 +37,8 @@ class RewardStage:
         renderer = renderer_of(tokenizer, config.template)
         most = config.max_dropped
         folder = stored_examples(ctx, corpus, renderer, paired=True, sequence_length=length, max_dropped=most)
-        heldout = heldout_answers(corpus, renderer, limit=config.heldout_pairs, sequence_length=length)
+        limit = config.heldout_pairs
+        heldout = heldout_answers(ctx, corpus, renderer, limit=limit, sequence_length=length, only_pairs=True)
         rows = ExampleRows(folder, np.zeros(len(Documents(folder)), np.float32))
         model = with_head(ctx, start, renderer)
         result = train(
@@ -53,8 +54,8 @@ class RewardStage:
         )
         if ctx.rank:
             return
-        found = {name: self._measured(model, domain) for name, domain in heldout.items() if domain.paired}
-        if not found and config.heldout_pairs:
+        found = {name: self._measured(model, domain) for name, domain in heldout.items()}
+        if not found and limit:
             ctx.warn("the corpus has no held-out pair, so accuracy is not measured")
         shape = shape_of_folder(start.payload)
         facts = self._facts(result, shape, tuning.sizes_of(model).parameters, len(tokenizer))

@@ -23,7 +23,7 @@ from recipe_plugins.training.answers import conversations
 from recipe_plugins.training.conversations import Encoded, Renderer, Unusable
 from recipe_plugins.training.log_probs import Document
 from recipe_plugins.training.once import once
-from recipe_plugins.training.preparation import Report, count, within
+from recipe_plugins.training.preparation import Report, count, note_heldout, within
 from recipe_runner import Corpus, RecipeError, Record, StageContext
 
 
@@ -184,15 +184,32 @@ class Heldout:
         return [answers[side].document for side in sides for answers in self.answers]
 
 
-def heldout_answers(corpus: Corpus, renderer: Renderer, *, limit: int, sequence_length: int) -> dict[str, Heldout]:
-    """Up to `limit` records of each domain, always the same ones; what cannot be used is not among them."""
-    found = {}
+def heldout_answers(
+    ctx: StageContext, corpus: Corpus, renderer: Renderer, *, limit: int, sequence_length: int, only_pairs: bool = False
+) -> dict[str, Heldout]:
+    """Up to `limit` records of each domain, always the same ones; see `note_heldout` for those that cannot be used.
+
+    Where not all records of a domain are pairs, each is a single answer; with `only_pairs` those that are not are none
+    that can be used.
+    """
+    found, reports = {}, dict[str, Report]()
     for domain, records in conversations(corpus, "heldout", limit=limit).items():
-        paired = all("rejected" in record.meta.get("preference", {}) for record in records)
-        answers, _ = judged_answers(records, renderer, paired=paired, sequence_length=sequence_length)
+        chosen = [record for record in records if not (only_pairs and _is_single(record))]
+        paired = all("rejected" in record.meta.get("preference", {}) for record in chosen)
+        answers, report = judged_answers(chosen, renderer, paired=paired, sequence_length=sequence_length)
+        if len(chosen) < len(records):
+            report.dropped["single-answer"] = len(records) - len(chosen)
+            report.read = len(records)
         if answers:
-            found[domain] = Heldout(records, answers, paired)
+            found[domain] = Heldout(chosen, answers, paired)
+        if records:
+            reports[domain] = report
+    note_heldout(ctx, reports)
     return found
+
+
+def _is_single(record: Record) -> bool:
+    return "preference" in record.meta and "rejected" not in record.meta["preference"]
 
 
 # ── on disk ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,13 +8,13 @@ fails before anything is trained, and names the setting.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from recipe_plugins.training.conversations import IGNORED, Encoded, Renderer, Unusable
-from recipe_runner import RecipeError, Record
+from recipe_runner import RecipeError, Record, StageContext
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -127,6 +127,21 @@ def within(report: Report, sequence_length: int, max_dropped: float) -> None:
             f"more than max_dropped: {max_dropped:.1%}: {why}",
             next=f"{mend}, or raise max_dropped",
         )
+
+
+def note_heldout(ctx: StageContext, reports: Mapping[str, Report]) -> None:
+    """Note as `heldout` how many records of each domain are measured, and why the others are not.
+
+    Warns of a domain of which none is.
+    """
+    dropped = {domain: dict(sorted(report.dropped.items())) for domain, report in reports.items()}
+    ctx.note(heldout={d: {"read": r.read, "kept": r.kept, "dropped": dropped[d]} for d, r in reports.items()})
+    for domain, report in reports.items():
+        if not report.kept:
+            why = ", ".join(f"{count} {reason}" for reason, count in dropped[domain].items())
+            ctx.warn(
+                f"nothing is measured on the held-out records of {domain}: none of {report.read} is usable ({why})"
+            )
 
 
 def sample(encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
