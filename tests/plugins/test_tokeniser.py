@@ -163,20 +163,6 @@ def test_a_template_that_changes_by_the_day_is_not_kept(tmp_path, tiny_tokeniser
     assert made.facts["added"] == 0  # it has ChatML's tokens
 
 
-def test_bulk_encoding_gives_the_tokenizer_s_own_ids_and_refuses_others(tokenizer, tiny_corpus):
-    from recipe_plugins.training.encoding import BulkEncoder
-    from recipe_plugins.training.loading import PLAIN
-
-    texts = [record.text for record in tiny_corpus.read("prose")] + ["", "<|endoftext|> is text", "naïve 世界 👍"]
-    encoder = BulkEncoder(tokenizer)
-    assert encoder.encode(texts) == tokenizer(texts, **PLAIN)["input_ids"]
-    assert encoder.encode([]) == []
-    other = BulkEncoder(tokenizer)
-    other._backend.encode_special_tokens = False
-    with pytest.raises(RecipeError, match="encode these documents differently"):
-        other.encode(["<|endoftext|>"])
-
-
 def test_a_sample_is_about_as_large_as_asked_and_the_same_in_any_order(write_corpus, tmp_path):
     from recipe_plugins.tokeniser.stage import _texts
 

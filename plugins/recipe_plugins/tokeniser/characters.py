@@ -12,10 +12,8 @@ from collections.abc import Iterator, Sequence
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from recipe_plugins.tokeniser.config import UNKNOWN, BPEConfig, CharactersConfig, WordPieceConfig
+from recipe_plugins.training.encoders import GPT2
 from recipe_runner import RecipeError
-
-_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""GPT-2's rule (Radford et al. 2019), which keeps a space with the word after it."""
 
 
 class BPE:
@@ -27,7 +25,7 @@ class BPE:
     def train(self, texts: Iterator[str], vocab_size: int, special_tokens: Sequence[str]) -> Tokenizer:
         """See `Algorithm`. Raises `RecipeError` where the characters alone are more than `vocab_size`."""
         tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN, fuse_unk=False))
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORDS), "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(GPT2), "isolated")
         tokenizer.decoder = decoders.Fuse()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,

@@ -225,6 +225,11 @@ class TextConfig(LoopConfig):
     ] = {}
     max_repeats: Annotated[float, Field(gt=0, description="how often a domain may be read, at most")] = MAX_REPEATS
     isolate: Annotated[bool, Field(description="no attention from one document to another")] = True
+    encoder: Annotated[
+        Literal["auto", "tokenizers", "tiktoken", "gigatoken"],
+        Execution(),
+        Field(description="what turns text into ids; auto: the fastest that is installed and gives the same ids"),
+    ] = "auto"
     evaluation: Evaluation = Field(default_factory=dict)  # type: ignore[assignment]
 
     @model_validator(mode="after")

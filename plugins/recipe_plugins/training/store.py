@@ -25,7 +25,8 @@ from transformers import PreTrainedTokenizerBase
 from recipe_plugins.filters.rules.score import Where
 from recipe_plugins.filters.rules.where import parsed
 from recipe_plugins.training.config import Selection
-from recipe_plugins.training.encoding import BulkEncoder
+from recipe_plugins.training.encoders import Encode
+from recipe_plugins.training.encoding import COMPARED, BulkEncoder, chosen
 from recipe_plugins.training.once import once
 from recipe_runner import Corpus, RecipeError, Record, StageContext
 
@@ -71,10 +72,12 @@ def build_store(
     tokenizer: PreTrainedTokenizerBase,
     domains: Sequence[str],
     select: Mapping[str, Selection] | None = None,
+    encoder: str = "auto",
 ) -> TokenStore:
     """Encode the training split of `domains` into `ctx.work/tokens`, or take what an earlier attempt encoded.
 
-    A name of `select` stands for the documents that it chooses. Raises `RecipeError` for a domain that is not there, is
+    A name of `select` stands for the documents that it chooses, `encoder` for the library that encodes them, which is
+    noted. Raises `RecipeError` for a domain that is not there, is
     empty, or holds conversations, for a document without the score that chooses, and for a tokenizer without an end
     token.
     """
@@ -83,14 +86,19 @@ def build_store(
         if tokenizer.eos_token_id is None:
             raise RecipeError("the tokeniser has no end token, which is what separates documents")
         dtype = "uint16" if len(tokenizer) <= 2**16 else "uint32"
+        library, choice = _library(corpus, tokenizer, domains, select or {}, encoder)
         found: dict[str, Any] = {}
         for number, domain in enumerate(domains):
             ctx.progress(number, len(domains), "domains", f"encoding {domain}")
             records = documents(corpus, domain, (select or {}).get(domain))
-            found[domain] = asdict(_encode(records, domain, tokenizer, dtype, folder / str(number)))
-        return {"dtype": dtype, "domains": found}
+            bulk = BulkEncoder(tokenizer, library)
+            found[domain] = asdict(_encode(records, domain, bulk, dtype, folder / str(number)))
+        return {"dtype": dtype, "domains": found, "encoder": choice}
 
     folder, facts = once(ctx, "tokens", write)
+    ctx.note(encoder=facts["encoder"])
+    for name, reason in facts["encoder"]["passed_over"].items():
+        ctx.warn(f"{name} was not used to encode: {reason}")
     return TokenStore(folder, facts["dtype"], {name: Domain(**entry) for name, entry in facts["domains"].items()})
 
 
@@ -112,15 +120,27 @@ def nth(records: Iterator[Record], number: int) -> Record:
     return next(islice(records, number, None))
 
 
-def _encode(
-    records: Iterator[Record], domain: str, tokenizer: PreTrainedTokenizerBase, dtype: str, path: Path
-) -> Domain:
+def _library(
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerBase,
+    domains: Sequence[str],
+    select: Mapping[str, Selection],
+    wanted: str,
+) -> tuple[Encode | None, dict[str, Any]]:
+    """What encodes these domains, tried on the first documents of each."""
+    there, wholes = corpus.domains("train"), [select[name].domain if name in select else name for name in domains]
+    size = sum(there[whole].bytes for whole in set(wholes) & set(there))
+    firsts = (islice(documents(corpus, name, select.get(name)), COMPARED) for name in domains)
+    sample = [record.text for records in firsts for record in records if record.text is not None]
+    return chosen(tokenizer, wanted, size, sample)
+
+
+def _encode(records: Iterator[Record], domain: str, encoder: BulkEncoder, dtype: str, path: Path) -> Domain:
     lengths: list[int] = []
-    encoder = BulkEncoder(tokenizer)
     with open(path.with_suffix(".tokens"), "wb") as file:
         for texts in _texts(records, domain):
             for ids in encoder.encode(texts):
-                file.write(np.asarray([*ids, tokenizer.eos_token_id], dtype=dtype).tobytes())
+                file.write(np.asarray([*ids, encoder.tokenizer.eos_token_id], dtype=dtype).tobytes())
                 lengths.append(len(ids) + 1)
     if not lengths:
         raise RecipeError(

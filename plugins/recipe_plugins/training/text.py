@@ -125,7 +125,7 @@ class _Text:
     def stored(cls, ctx: StageContext, config: TextConfig, corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> _Text:
         """The domains of the mixture, or all that have a document, encoded now or by an earlier attempt."""
         names = list(config.mix) or [name for name, found in corpus.domains("train").items() if found.documents]
-        return cls(ctx, config, corpus, build_store(ctx, corpus, tokenizer, names, config.select))
+        return cls(ctx, config, corpus, build_store(ctx, corpus, tokenizer, names, config.select, config.encoder))
 
     def known(self, model: PreTrainedModel) -> dict[str, Any]:
         """What turns a budget into steps."""
