@@ -121,3 +121,64 @@ def test_held_out_records_that_cannot_be_measured_are_counted(chat, pairs, tmp_p
     assert {name: found["pairs"] for name, found in made.facts["reward"].items()} == {"mixed": 2}
     (warned,) = made.manifest["warnings"]
     assert "single: none of 1 is usable (1 single-answer)" in warned
+
+
+# ── through an adapter ───────────────────────────────────────────────────────────────────────────────────────────
+
+ADAPTED = {**CONFIG, "adapter": {"use": "lora", "r": 8, "alpha": 16}, "optimizer": {"use": "adamw", "lr": 1e-2}}
+
+
+@pytest.mark.parametrize("method", ["lora", "pissa"])
+def test_through_an_adapter_it_tells_pairs_apart_and_is_saved_whole(chat, pairs, tmp_path, monkeypatch, method):
+    """The head moves at the first step, the adapter after it; the merged model gives the rewards of the trained one."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from recipe_plugins.reward import stage
+    from recipe_plugins.reward.model import rewards_of
+    from recipe_plugins.training.pairs import Documents
+
+    right, seen, given = stage.merged, {}, {"rows_at_once": 8, "device": torch.device("cpu"), "dtype": torch.float32}
+
+    def looked_at(model):
+        seen["documents"] = list(Documents(tmp_path / "work/examples")[:16])
+        seen["moved"] = float(
+            model.get_base_model().model.layers[0].mlp.up_proj.lora_B["default"].weight.detach().abs().max()
+        )
+        seen["before"] = rewards_of(model.eval(), seen["documents"], **given)
+        return right(model)
+
+    monkeypatch.setattr(stage, "merged", looked_at)
+    config = {**ADAPTED, "adapter": {**ADAPTED["adapter"], "use": method}}
+    made = make("reward", config, tmp_path, inputs={"chat": chat, "pairs": pairs})
+    model = AutoModelForSequenceClassification.from_pretrained(made.payload, dtype=torch.float32).eval()
+    assert isinstance(made, RewardModel)
+    assert made.facts["reward"]["places"]["accuracy"] > 0.9
+    assert made.facts["trainable"] < made.facts["parameters"] / 2
+    assert seen["moved"] > 0
+    assert (rewards_of(model, seen["documents"], **given) - seen["before"]).abs().max() < 1e-4
+    assert seen["before"].abs().max() > 0.1
+    base = dict(AutoModelForSequenceClassification.from_pretrained(chat.payload, num_labels=1).named_parameters())
+    far = {name: float((p - base[name]).abs().max()) for name, p in model.named_parameters() if name in base}
+    assert far["model.layers.0.mlp.up_proj.weight"] > 1e-4
+    assert far["model.embed_tokens.weight"] == far["model.norm.weight"] == 0
+
+
+def test_an_interrupted_adapter_ends_with_the_same_bytes(chat, pairs, tmp_path):
+    config = {**ADAPTED, "budget": {"steps": 16}, "heldout_pairs": 0}
+    stage, inputs = slot("stage", {"use": "reward", **config}), {"chat": chat, "pairs": pairs}
+    whole, cut = LocalContext(tmp_path / "whole", inputs=inputs), LocalContext(tmp_path / "cut", inputs=inputs)
+    stage.build().run(whole)
+    with pytest.raises(Interrupted):
+        stage.build().run(Stopped(tmp_path / "cut", inputs=inputs))
+    stage.build().run(cut)
+    assert cut.rows[0]["step"] == 14
+    assert folder_files(cut.payload) == folder_files(whole.payload)
+
+
+def test_adapters_that_a_reward_model_cannot_have_are_refused(chat, pairs, tmp_path):
+    with pytest.raises(ValueError, match="one on 4 bits is not made for"):
+        slot("stage", {"use": "reward", **CONFIG, "adapter": "qlora"})
+    config = {**CONFIG, "adapter": {"use": "lora", "modules": ["lm_head"]}}
+    with pytest.raises(RecipeError, match="modules: lm_head"):
+        make("reward", config, tmp_path, inputs={"chat": chat, "pairs": pairs})

@@ -21,6 +21,10 @@ class JudgedConfig(TrainingConfig):
         Literal["model", "chatml"], Field(description="the chat template: the model's own, or ours in its place")
     ] = "model"
     max_dropped: Annotated[Share, Field(description="share of records that may be dropped")] = 0.01
+    adapter: Annotated[
+        Annotated[Use[AdapterMethod], Slot("adapter")] | None,
+        Field(description="what trains beside the frozen model; left out, every weight of the model trains"),
+    ] = None
 
     @property
     def answers_per_row(self) -> int:
@@ -39,27 +43,19 @@ class JudgedConfig(TrainingConfig):
         return self
 
     def estimate(self, known: Known) -> Estimate:
-        """From the model's shape, as if every row were one of `sequence_length` tokens, and every weight trained."""
-        return tuning_estimate(self, known)
+        """From the model's shape, as if every row were one of `sequence_length` tokens."""
+        if self.adapter is None:
+            return tuning_estimate(self, known)
+        shape, optimizer = known_shape(known, "model"), self.optimizer.config
+        return UNKNOWN if shape is None else adapter_estimate(self, shape, self.adapter.config, optimizer)
 
 
 class AligningConfig(JudgedConfig):
     """A model that learns what answers are wanted, whole or through an adapter."""
 
-    adapter: Annotated[
-        Annotated[Use[AdapterMethod], Slot("adapter")] | None,
-        Field(description="what trains beside the frozen model; left out, every weight of the model trains"),
-    ] = None
     samples: Annotated[int, Field(ge=0, description="held-out prompts answered before and after")] = 3
     max_new_tokens: Annotated[int, Field(ge=1, description="of an answer that the model gives")] = 64
 
     def produces(self) -> type[Artifact]:
         """An adapter, or the model."""
         return Model if self.adapter is None else Adapter
-
-    def estimate(self, known: Known) -> Estimate:
-        """From the model's shape, as if every row were one of `sequence_length` tokens."""
-        if self.adapter is None:
-            return super().estimate(known)
-        shape, optimizer = known_shape(known, "model"), self.optimizer.config
-        return UNKNOWN if shape is None else adapter_estimate(self, shape, self.adapter.config, optimizer)

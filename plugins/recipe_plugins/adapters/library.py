@@ -15,7 +15,7 @@ from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftModel, get_peft_mo
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
 from recipe_plugins.adapters.config import PeftAdapterConfig
-from recipe_plugins.adapters.targets import targets
+from recipe_plugins.adapters.targets import targets, task
 from recipe_runner import RecipeError, suggest
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Peft:
         if "feedforward_modules" in known - keys.keys():  # IA3 scales the inputs of these, of others the outputs
             where["feedforward_modules"] = [name for name in where["target_modules"] if name.endswith("down_proj")]
         try:
-            return kind(task_type="CAUSAL_LM", **where, **keys)
+            return kind(task_type=task(model), **where, **keys)
         except (ValueError, TypeError) as error:
             raise self._refused(error) from error
 

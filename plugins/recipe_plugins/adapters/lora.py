@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from recipe_plugins.adapters.config import LoraAdapterConfig, PissaAdapterConfig, QloraAdapterConfig
 from recipe_plugins.adapters.targets import parameters as stacked
-from recipe_plugins.adapters.targets import tables, targets, tied, whole_tables
+from recipe_plugins.adapters.targets import tables, targets, task, tied, whole_tables
 from recipe_plugins.training.conversations import turn_tokens
 from recipe_plugins.training.quantised import Quantisation
 from recipe_runner import RecipeError
@@ -50,7 +50,7 @@ class Lora:
         config, rows = self.config, self._rows(tokenizer, new_tokens)
         whole = whole_tables(model, config.modules)
         settings = LoraConfig(
-            task_type="CAUSAL_LM",
+            task_type=task(model),
             r=config.r,
             lora_alpha=config.alpha,  # type: ignore[arg-type]  # PEFT computes with it as a float
             lora_dropout=config.dropout,

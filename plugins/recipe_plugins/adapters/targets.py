@@ -20,6 +20,11 @@ def tied(model: PreTrainedModel) -> bool:
     return head is not None and head.weight is model.get_input_embeddings().weight
 
 
+def task(model: PreTrainedModel) -> str | None:
+    """What PEFT calls what a model does: writing text, or, for one that judges a whole text, nothing of its own."""
+    return "CAUSAL_LM" if model.get_output_embeddings() is not None else None
+
+
 def tables(model: PreTrainedModel) -> list[str]:
     """The names of the modules that have a row for each token: the embedding, and the head unless it is the same."""
     return every_table(model)[: 1 if tied(model) else 2]
@@ -31,12 +36,17 @@ def every_table(model: PreTrainedModel) -> list[str]:
 
 
 def whole_tables(model: PreTrainedModel, wanted: Collection[str]) -> list[str]:
-    """The names of the tables that train whole, where `wanted` are `embed_tokens`, `lm_head`, both or none."""
+    """The names of the tables that train whole, where `wanted` are `embed_tokens`, `lm_head`, both or none.
+
+    Raises `RecipeError` for a head that is not there.
+    """
     if not wanted:
         return []
     if tied(model):
         return tables(model)
     found = {"embed_tokens": model.get_input_embeddings(), "lm_head": model.get_output_embeddings()}
+    if any(found[name] is None for name in wanted):
+        raise RecipeError("modules: lm_head, but this model has none", next="leave it out: its own head trains anyway")
     return _names(model, [found[name] for name in wanted])
 
 
@@ -52,7 +62,7 @@ def targets(model: PreTrainedModel, wanted: str | Sequence[str], *, below: int =
 
 
 def _chosen(model: PreTrainedModel, wanted: str | Sequence[str]) -> list[str]:
-    head = model.get_output_embeddings()
+    head = model.get_output_embeddings() or getattr(model, "score", None)  # of tokens, or of a whole text
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     inner = [name for name, module in linear.items() if module is not head]
     if wanted == "all-linear":

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from recipe_plugins.adapters.attaching import attach
+from recipe_plugins.adapters.config import AdapterMethod
 from recipe_plugins.training.conversations import IGNORED, Renderer
 from recipe_plugins.training.log_probs import Document, padded
 from recipe_runner import Artifact, RecipeError, StageContext
@@ -22,8 +24,8 @@ HEAD = {"score.weight"}
 UNUSED = {"lm_head.weight"}
 
 
-def with_head(ctx: StageContext, start: Artifact, renderer: Renderer) -> Any:
-    """The model of `start` in fp32 on the CPU, with a head of zeros: before it is trained, all is worth nothing.
+def with_head(ctx: StageContext, start: Artifact, renderer: Renderer, dtype: torch.dtype = torch.float32) -> Any:
+    """The model of `start` in `dtype` on the CPU, with a head of zeros: before it is trained, all is worth nothing.
 
     Raises `RecipeError` where transformers has no such head for it, or weights are missing.
     """
@@ -32,7 +34,7 @@ def with_head(ctx: StageContext, start: Artifact, renderer: Renderer) -> Any:
         model, report = AutoModelForSequenceClassification.from_pretrained(
             start.payload,
             num_labels=1,
-            dtype=torch.float32,
+            dtype=dtype,
             attn_implementation="sdpa",
             trust_remote_code=ctx.allow_remote_code,
             local_files_only=True,
@@ -46,6 +48,24 @@ def with_head(ctx: StageContext, start: Artifact, renderer: Renderer) -> Any:
     torch.nn.init.zeros_(model.score.weight)
     model.config.pad_token_id = padding(renderer)
     return model
+
+
+def with_adapter(
+    model: Any, method: AdapterMethod, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, seed: int
+) -> Any:
+    """A model of `with_head` with an adapter on it, frozen but for its head, in fp32; `ids` are of one row."""
+    torch.nn.init.ones_(model.score.weight)  # zeros would hide what an adapter changes
+    row = {"input_ids": np.asarray(ids), "position_ids": np.arange(len(ids))}
+    adapted = attach(method, model.requires_grad_(False), tokenizer, row, seed=seed)
+    torch.nn.init.zeros_(model.score.weight)
+    model.score.float().requires_grad_(True)
+    return adapted
+
+
+def merged(model: Any) -> Any:
+    """The model of `with_adapter` without an adapter, in fp32, which gives the same rewards."""
+    found = model.float().merge_and_unload()
+    return found.requires_grad_(False)
 
 
 def padding(renderer: Renderer) -> int:

@@ -1,4 +1,7 @@
-"""The stage `reward`: a model that says how good an answer is. Limit: every weight trains; no adapters."""
+"""The stage `reward`: a model that says how good an answer is, trained whole or through an adapter.
+
+What is saved is a whole model either way, so that whoever takes it needs to know of no adapter.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,18 @@ from typing import Any
 import numpy as np
 
 from recipe_plugins.reward.config import RewardConfig
-from recipe_plugins.reward.model import rewards_of, with_head
-from recipe_plugins.reward.trainer import RewardTrainer
+from recipe_plugins.reward.model import merged, rewards_of, with_adapter, with_head
+from recipe_plugins.reward.trainer import AdapterRewardTrainer, RewardTrainer
 from recipe_plugins.training import tuning
 from recipe_plugins.training.config import micro_batch
-from recipe_plugins.training.conversations import renderer_of
+from recipe_plugins.training.conversations import Renderer, renderer_of
 from recipe_plugins.training.estimate import Shape, shape_of_folder, training_facts
 from recipe_plugins.training.loading import DTYPES, load_tokenizer, save_model
 from recipe_plugins.training.log_probs import ahead
 from recipe_plugins.training.machine import device, ready
 from recipe_plugins.training.pairs import Documents, ExampleRows, Heldout, heldout_answers, stored_examples
 from recipe_plugins.training.run import TrainResult, train
-from recipe_runner import Corpus, StageContext
+from recipe_runner import Artifact, Corpus, StageContext
 
 
 class RewardStage:
@@ -40,7 +43,8 @@ class RewardStage:
         limit = config.heldout_pairs
         heldout = heldout_answers(ctx, corpus, renderer, limit=limit, sequence_length=length, only_pairs=True)
         rows = ExampleRows(folder, np.zeros(len(Documents(folder)), np.float32))
-        model = with_head(ctx, start, renderer)
+        model = self._model(ctx, start, renderer, rows)
+        sizes = tuning.sizes_of(model)
         result = train(
             ctx,
             config,
@@ -50,18 +54,27 @@ class RewardStage:
             steps=config.resolved_steps(rows=len(rows)),
             optimizer=config.optimizer,
             digests={"model": start.digest, "corpus": corpus.digest},
-            trainer=RewardTrainer,
+            trainer=RewardTrainer if config.adapter is None else AdapterRewardTrainer,
         )
         if ctx.rank:
             return
+        model = model if config.adapter is None else merged(model)
         found = {name: self._measured(model, domain) for name, domain in heldout.items()}
         if not found and limit:
             ctx.warn("the corpus has no held-out pair, so accuracy is not measured")
         shape = shape_of_folder(start.payload)
-        facts = self._facts(result, shape, tuning.sizes_of(model).parameters, len(tokenizer))
+        facts = self._facts(result, shape, sizes, len(tokenizer))
         tables = [*facts.pop("tables"), _table(found)]
         ctx.note(steps=result.steps, loss=result.loss, reward=found, tables=tables, **facts)
         save_model(model, tokenizer, ctx.payload)
+
+    def _model(self, ctx: StageContext, start: Artifact, renderer: Renderer, rows: ExampleRows) -> Any:
+        """What trains: the model with a head, all of it, or the head and an adapter on the frozen rest."""
+        if self.config.adapter is None:
+            return with_head(ctx, start, renderer)
+        method = self.config.adapter.build()
+        model = with_head(ctx, start, renderer, DTYPES[self.config.precision]).to(device(self.config.execution))
+        return with_adapter(model, method, renderer.tokenizer, rows.stored[0][0], seed=ctx.seed("adapter"))
 
     def _measured(self, model: Any, domain: Heldout) -> dict[str, float]:
         """Means over held-out pairs; accuracy counts a tie as half."""
@@ -77,15 +90,15 @@ class RewardStage:
         means = {"margin": margins.mean(), "accuracy": ahead(margins).mean()}
         return {"pairs": len(margins), **{name: round(float(mean), 6) for name, mean in means.items()}}
 
-    def _facts(self, result: TrainResult, shape: Shape | None, parameters: int, vocab_size: int) -> dict[str, Any]:
+    def _facts(self, result: TrainResult, shape: Shape | None, sizes: tuning.Sizes, vocab_size: int) -> dict[str, Any]:
         optimizer: Any = self.config.optimizer.config
         return training_facts(
             tokens=result.tokens,
-            parameters=parameters,
-            trainable=parameters,
+            parameters=sizes.parameters,
+            trainable=sizes.trainable,
             shape=shape,
             vocab_size=vocab_size,
-            state_bytes=optimizer.state_bytes(parameters),
+            state_bytes=optimizer.state_bytes(sizes.trainable),
             tokens_per_second=result.tokens_per_second,
         )
 

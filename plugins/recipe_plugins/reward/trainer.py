@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import logsigmoid
 from transformers import Trainer
 
+from recipe_plugins.adapters.attaching import MovesAdapter
 from recipe_plugins.reward.model import rewards, until_the_end
 from recipe_plugins.training.log_probs import ahead, padded
 from recipe_plugins.training.trainer import RecipeTrainerMixin
@@ -47,3 +48,7 @@ class RewardTrainer(RecipeTrainerMixin, Trainer):
         margin, right = self.accelerator.reduce(self._sums, reduction="sum").tolist()
         self._sums.zero_()
         return {"reward_margin": margin / self.job.batch_size, "reward_accuracy": right / self.job.batch_size}
+
+
+class AdapterRewardTrainer(MovesAdapter, RewardTrainer):
+    """The same of an adapter and the head."""
