@@ -99,6 +99,16 @@ def test_the_first_step_s_loss_is_ln_2_and_its_margins_nothing(chat, judged, con
     assert context.rows[0]["reward_margin"] == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.parametrize("adapter", [None, {"use": "lora", "r": 8, "alpha": 16}])
+def test_with_rounded_weights_the_reference_is_rounded_as_they_are(chat, judged, config, tmp_path, adapter):
+    changes = {"precision": "bf16-master", "adapter": adapter, "budget": {"steps": 20}, "samples": 0}
+    context = LocalContext(tmp_path, inputs={"chat": chat, "judged": judged})
+    slot("stage", {"use": "preference", **config, **changes}).build().run(context)
+    assert context.rows[0]["loss"] == pytest.approx(0.693147, abs=1e-4)
+    assert context.rows[0]["reward_margin"] == pytest.approx(0, abs=2e-4)
+    assert context.facts["preference"]["places"]["after"]["reward_accuracy"] > 0.8
+
+
 def test_micro_batches_do_not_change_the_step(chat, judged, config, tmp_path):
     """Neither of pairs nor of single answers, whose distance to the reference is that of the whole step."""
     for objective in ("dpo", "kto"):

@@ -16,6 +16,7 @@ from recipe_plugins.training.conversations import renderer_of
 from recipe_plugins.training.estimate import shape_of_folder, training_facts
 from recipe_plugins.training.loading import DTYPES, load_model, load_tokenizer, save_model
 from recipe_plugins.training.machine import device
+from recipe_plugins.training.masters import to_bf16
 from recipe_plugins.training.order import Rows
 from recipe_plugins.training.run import TrainResult, train
 from recipe_plugins.training.trainer import RecipeTrainerMixin
@@ -36,9 +37,15 @@ class Learner:
         self.method = config.adapter.build() if config.adapter else None
 
     def load(self) -> PreTrainedModel:
-        """The model as it came, on its device, in eval mode; frozen where an adapter will train."""
+        """The model as it came, on its device, in eval mode; frozen where an adapter will train.
+
+        In bf16-master its weights are rounded at once, so that what is measured before is what training begins at.
+        """
         if self.method is None:
-            return load_model(self.ctx, self.start).to(self.device).eval()  # type: ignore[arg-type]
+            model = load_model(self.ctx, self.start).to(self.device).eval()  # type: ignore[arg-type]
+            if self.config.precision == "bf16-master":
+                to_bf16(model)
+            return model
         dtype, stored = DTYPES[self.config.precision], self.method.quantisation()
         return load_base(self.ctx, self.start, stored, dtype=dtype, device=self.device).eval()
 

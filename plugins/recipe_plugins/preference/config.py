@@ -25,10 +25,8 @@ class PreferenceConfig(AligningConfig):
 
     @model_validator(mode="after")
     def _one_rounding(self) -> PreferenceConfig:
-        if self.precision in ("bf16-master", "fp8") and self.adapter is None:
-            raise ValueError(
-                f"precision: the reference is not rounded as {self.precision} rounds what trains; take bf16"
-            )
+        if self.precision == "fp8" and self.adapter is None:
+            raise ValueError("precision: the reference is not rounded as fp8 rounds what trains; take bf16")
         return self
 
     @property

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from recipe_plugins.adapters.aligning import Learner
 from recipe_plugins.preference import measure
@@ -66,12 +67,13 @@ class PreferenceStage:
 
     def _log_probs(self, model: Any, documents: Sequence[Document]) -> np.ndarray:
         rows_at_once, _ = micro_batch(self.config, 1)
+        precision = self.config.precision
         return log_probs_of(
             model,
             documents,
             rows_at_once=rows_at_once,
             device=machine.device(self.config.execution),
-            dtype=DTYPES[self.config.precision],
+            dtype=torch.float32 if precision == "bf16-master" else DTYPES[precision],  # there only weights are bf16
         )
 
     def _reference(self, ctx: StageContext, model: Any, documents: Documents) -> np.ndarray:
