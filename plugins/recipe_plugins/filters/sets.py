@@ -51,14 +51,17 @@ class Sets:
         self._file.flush()
         bounds = 4 * np.cumsum(np.concatenate(self._sizes)).astype(np.int64)
         pairs = zip(left.tolist(), right.tolist(), strict=True)
-        return np.array([_jaccard(self._set(bounds, a), self._set(bounds, b)) >= threshold for a, b in pairs], bool)
+        return np.array([_jaccard(self._held(bounds, a), self._held(bounds, b)) >= threshold for a, b in pairs], bool)
 
-    def _set(self, bounds: np.ndarray, number: int) -> np.ndarray:
+    def _held(self, bounds: np.ndarray, number: int) -> bytes:
         start, end = int(bounds[number]), int(bounds[number + 1])
-        return np.unique(np.frombuffer(os.pread(self._file.fileno(), end - start, start), "<u4"))
+        return os.pread(self._file.fileno(), end - start, start)
 
 
-def _jaccard(one: np.ndarray, other: np.ndarray) -> float:
-    """Of two sorted sets, of which at least one holds something."""
+def _jaccard(left: bytes, right: bytes) -> float:
+    """Of the sets of two documents' hashes, of which at least one holds something."""
+    if left == right:  # as equal texts are, of which there may be many
+        return 1.0
+    one, other = (np.unique(np.frombuffer(held, "<u4")) for held in (left, right))
     both = len(np.intersect1d(one, other, assume_unique=True))
     return both / (len(one) + len(other) - both)

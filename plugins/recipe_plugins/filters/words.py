@@ -87,7 +87,8 @@ class _Vocabulary(dict[str, int]):
         if number >= len(self.lengths):
             self.features, self.lengths = (np.concatenate([old, old]) for old in (self.features, self.lengths))
         letter = word.isalpha() or any(map(str.isalpha, word))
-        speaks, counts = letter or not all(map(_mark, word)), not DATATROVE_MARKS.issuperset(word)
+        # no letter is a mark, to neither of the two
+        speaks, counts = letter or not all(map(_mark, word)), letter or not DATATROVE_MARKS.issuperset(word)
         symbol, stop, fold = "#" in word or "…" in word, STOPS.get(word, 0), STOPS.get(word.lower(), 0)
         self.features[number] = speaks | counts << 1 | letter << 2 | symbol << 3 | stop << 4 | fold << 8
         self.lengths[number] = len(word)
