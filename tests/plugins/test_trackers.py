@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -46,14 +48,46 @@ def test_wandb_keeps_all_here(tmp_path):
     assert kept[0].stat().st_size > 0
 
 
-@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+TRACKIO = """
+import json, socket, sys
+def refused(*_): raise AssertionError("nothing is sent")
+socket.socket.connect = socket.getaddrinfo = refused
+sys.path.insert(0, sys.argv[1])
+from test_trackers import tell
+from recipe_runner.testing import slot
+from trackio.sqlite_storage import SQLiteStorage
+tell(slot("tracker", {"use": "trackio", "project": "p"}).build())
+ids = [run["id"] for run in SQLiteStorage.get_run_records("p")]
+rows = {id: SQLiteStorage.get_logs("p", "base", run_id=id) for id in ids}
+configs = {id: SQLiteStorage.get_run_config("p", "base", run_id=id) for id in ids}
+print(json.dumps([rows, configs]))
+"""
+
+
+def test_trackio_keeps_all_here(tmp_path):
+    pytest.importorskip("trackio")
+    variables = {**os.environ, "TRACKIO_DIR": str(tmp_path), "HF_TOKEN": "hf_none", "TRACKIO_SPACE_ID": "no/where"}
+    command = [sys.executable, "-c", TRACKIO, str(Path(__file__).parent)]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows, configs = json.loads(done.stdout)
+    found = {name: [(row["step"], row["loss"]) for row in logged] for name, logged in rows.items()}
+    assert found == {"tiny/r1/base": [(1, 3.0), (2, 2.0), (3, 9.0)], "tiny/r1/base/2": [(3, 1.0)]}
+    assert rows["tiny/r1/base"][0]["timestamp"].startswith("1970-01-01T00:00:11")
+    assert configs["tiny/r1/base/2"]["resumed_from"] == 2
+    assert (tmp_path / "p.db").stat().st_size > 0
+
+
+SETTINGS = {"tensorboard": {"folder": "x"}, "trackio": {"project": "p"}, "wandb": {"folder": "x", "project": "p"}}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
 def test_what_is_not_installed_says_how(name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
-    for module in [module for module in sys.modules if module.startswith(("tensorboard.", "recipe_plugins.trackers."))]:
+    for module in [m for m in sys.modules if m.startswith(("tensorboard.", "trackio.", "recipe_plugins.trackers."))]:
         monkeypatch.delitem(sys.modules, module)
-    config = {"folder": "x", **({"project": "p"} if name == "wandb" else {})}
     with pytest.raises(RecipeError, match=f"needs {name}, which is not installed"):
-        slot("tracker", {"use": name, **config}).build()
+        slot("tracker", {"use": name, **SETTINGS[name]}).build()
 
 
 def test_tensorboard_needs_no_torch():

@@ -19,4 +19,11 @@ COMPONENTS: list[Component] = [
         config="recipe_plugins.trackers.config:WandBConfig",
         summary="metrics for Weights & Biases, kept here unless told to send them (extra `wandb`)",
     ),
+    Component(
+        kind="tracker",
+        name="trackio",
+        target="recipe_plugins.trackers.trackio:Trackio",
+        config="recipe_plugins.trackers.config:TrackioConfig",
+        summary="metrics in Trackio's database on this machine (extra `trackio`)",
+    ),
 ]

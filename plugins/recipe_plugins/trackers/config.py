@@ -23,3 +23,9 @@ class WandBConfig(Config):
     mode: Annotated[
         Literal["offline", "online"], Field(description="offline keeps all here, for `wandb sync` by hand")
     ] = "offline"
+
+
+class TrackioConfig(Config):
+    """Each stage of a run is one run there, and the stages are a group. The folder is the library's own affair."""
+
+    project: str
