@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -189,6 +190,36 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     assert again.resumed_from == 6
     assert (again.loss, again.tokens) == (first.loss, first.tokens)
     assert len(context.rows) == 6
+
+
+def test_checkpoints_are_saved_by_time_too(tmp_path, monkeypatch):
+    from recipe_plugins.training import checkpoints, resuming, trainer
+
+    def saved(name, minutes):
+        execution = {"checkpoint_every": 100, "keep_checkpoints": 100, "checkpoint_minutes": minutes}
+        context, _ = trained(tmp_path / name, steps=6, execution=execution)
+        return list(checkpoints.steps_of(context.work / "checkpoints"))
+
+    assert saved("never", 0) == [6]
+    assert saved("always", 1e-6) == [1, 2, 3, 4, 5, 6]
+    told = []
+    for module in (trainer, resuming):
+        monkeypatch.setattr(module, "time", Clock(told))
+    monkeypatch.setattr(LocalContext, "metrics", lambda self, step, **values: told.append(step))
+    assert saved("sometimes", 1) == [2, 4, 6]  # the minute that a save ends in is not counted again
+
+
+class Clock:
+    """`time`, by which every row of metrics is a minute later."""
+
+    def __init__(self, told):
+        self.told = told
+
+    def monotonic(self):
+        return 60.0 * len(self.told)
+
+    def __getattr__(self, name):
+        return getattr(time, name)
 
 
 def test_what_the_libraries_were_told_is_noted(tmp_path):
