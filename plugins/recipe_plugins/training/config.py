@@ -157,8 +157,19 @@ class LoopConfig(StageConfig):
     chunked_loss: Annotated[
         Literal["auto", "on", "off"],
         Execution(),
-        Field(description="never hold all logits; auto: where a forward pass has more than 2**26"),
+        Field(description="never hold all logits; auto: where a forward pass has more than 2**26, and with liger"),
     ] = "auto"
+    liger: Annotated[
+        bool, Execution(), Field(description="Llama's norms and the chunked loss by Liger's kernels (extra; CUDA)")
+    ] = False
+
+    @model_validator(mode="after")
+    def _liger(self) -> LoopConfig:
+        if self.liger and self.execution.device in ("cpu", "mps"):
+            raise ValueError(f"liger: its kernels need a CUDA GPU, and execution.device is {self.execution.device}")
+        if self.liger and self.precision == "fp16":
+            raise ValueError("liger: its loss makes gradients before fp16's scale is on them; take precision: bf16")
+        return self
 
     @model_validator(mode="after")
     def _fp8(self) -> LoopConfig:

@@ -99,6 +99,23 @@ class ChunkedHead:
         return len(seen) == 1 and torch.equal(seen[0].float(), logits.float())
 
 
+class FusedHead(ChunkedHead):
+    """The same by Liger's fused linear cross-entropy, a Triton kernel."""
+
+    def losses(
+        self, labels: torch.Tensor, z_loss: float, scale: torch.Tensor | float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `ChunkedHead`; `scale` must be 1."""
+        from liger_kernel.ops import LigerFusedLinearCrossEntropyFunction as Fused
+
+        assert scale == 1.0
+        hidden, self._hidden = self._hidden.flatten(0, 1), torch.empty(0)
+        settings = (None, None, IGNORED, z_loss, 0.0, "sum", None, True, torch.float32)  # the last: of summed gradients
+        with torch.autocast(hidden.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            loss, z, *_ = Fused.apply(hidden, self.head.weight, shifted(labels), *settings)
+        return loss, (loss - z).detach()
+
+
 class _Chunked(torch.autograd.Function):
     """`hidden` is (n, width), `weight` (vocabulary, width), `labels` (n,)."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from recipe_plugins.training import float8
+from recipe_plugins.training import float8, liger
 from recipe_plugins.training.config import LoopConfig
 from recipe_runner import ExecutionConfig, RecipeError
 
@@ -18,6 +18,8 @@ def ready(config: LoopConfig) -> None:
     set_threads(config.execution)
     if config.precision == "fp8":
         float8.refuse_without(device(config.execution))
+    if config.liger:
+        liger.refuse_without(device(config.execution))
 
 
 def set_threads(execution: ExecutionConfig) -> None:

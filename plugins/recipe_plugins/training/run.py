@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +12,7 @@ import torch
 from pydantic import TypeAdapter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-from recipe_plugins.training import checkpoints, float8, sharding
+from recipe_plugins.training import checkpoints, float8, liger, sharding
 from recipe_plugins.training.attention import chosen, set_attention
 from recipe_plugins.training.config import MANY_LOGITS, LoopConfig, TrainingConfig, micro_batch
 from recipe_plugins.training.job import Evaluator, Job
@@ -117,11 +117,11 @@ def train(
 @contextmanager
 def kernels(ctx: StageContext, config: LoopConfig, model: PreTrainedModel) -> Iterator[None]:
     """Let `model` compute by what `config` puts in the place of its own layers, until it ends."""
-    if config.precision != "fp8":
-        yield
-        return
-    with float8.instead(model) as found:
-        ctx.note(fp8=found)
+    with ExitStack() as stack:
+        if config.precision == "fp8":
+            ctx.note(fp8=stack.enter_context(float8.instead(model)))
+        if config.liger:
+            ctx.note(liger=stack.enter_context(liger.instead(model)))
         yield
 
 
@@ -162,6 +162,7 @@ def loop_of(
         z_loss=config.z_loss,
         skip_spikes=config.skip_spikes,
         chunked_loss=trainer.cross_entropy and _chunked(config, rows_at_once, model),
+        liger=config.liger,
         precision=config.precision,
         **told,
     )
@@ -225,7 +226,7 @@ def _tell(ctx: StageContext, config: LoopConfig, loop: Any) -> None:
 def _chunked(config: LoopConfig, rows_at_once: int, model: PreTrainedModel) -> bool:
     """Whether the loss is to be taken in chunks."""
     many = rows_at_once * config.sequence_length * model.config.get_text_config().vocab_size > MANY_LOGITS
-    return config.chunked_loss == "on" or (config.chunked_loss == "auto" and many)
+    return config.chunked_loss == "on" or (config.chunked_loss == "auto" and (many or config.liger))
 
 
 def _sharded(ctx: StageContext, execution: ExecutionConfig, model: PreTrainedModel, device: Any) -> PreTrainedModel:

@@ -32,7 +32,7 @@ from recipe_plugins.training import checkpoints, sharding
 from recipe_plugins.training.groups import param_groups
 from recipe_plugins.training.job import Job
 from recipe_plugins.training.loading import DTYPES
-from recipe_plugins.training.losses import ChunkedHead, summed_loss, summed_z
+from recipe_plugins.training.losses import ChunkedHead, FusedHead, summed_loss, summed_z
 from recipe_plugins.training.masters import Masters
 from recipe_plugins.training.order import StepBatches, stack
 from recipe_plugins.training.progress import Clock, Counters, Evaluations, LossScale, LowLoss, Spikes
@@ -68,7 +68,7 @@ class RecipeTrainerMixin(Resumable):
         super().__init__(data_collator=self.collate, callbacks=[_Hooks(self)], **library)  # type: ignore[call-arg]
         self.model_accepts_loss_kwargs = True  # tells Trainer that the loss is scaled for the whole step already
         self._step_loss = torch.zeros((), device=self.args.device)
-        self.head = chunked_head(self.model, DTYPES[job.precision]) if job.chunked_loss else None
+        self.head = chunked_head(self.model, job) if job.chunked_loss else None
         self.routing = Routing.of(library["model"].config, job.batch_size) if self.cross_entropy else None
         self.branch_step = end_of_stable(job.schedule, job.steps) if job.branch else None
         self.batches = StepBatches(
@@ -333,12 +333,12 @@ class TokenTrainer(RecipeTrainerMixin, Trainer):
     """The loop over transformers' own trainer: pretraining and annealing."""
 
 
-def chunked_head(model: Any, dtype: torch.dtype) -> ChunkedHead | None:
+def chunked_head(model: Any, job: Job) -> ChunkedHead | None:
     """The head of `model`, to be taken in chunks; `None` where its logits are not a plain product of it."""
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear or head.bias is not None:
         return None
-    found = ChunkedHead(head, dtype)
+    found = (FusedHead if job.liger else ChunkedHead)(head, DTYPES[job.precision])
     fits = found.fits(model)
     sharding.after_forward(model)
     return found if fits else None
