@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Iterable
 from typing import Any
 
-from recipe_runner import Check, Component, Problem, hookimpl
+from recipe_runner import Check, Component, ExecutionConfig, Problem, hookimpl
 
 FOLDERS = (
     "curation", "tokeniser", "pretrain", "anneal", "sft", "lora", "preference", "reward", "grpo", "merge", "export",
@@ -36,3 +36,11 @@ def doctor() -> Iterable[Check]:
     from recipe_plugins.machine import checks
 
     return checks()
+
+
+@hookimpl
+def device_memory(execution: ExecutionConfig) -> int | None:
+    """That of the smallest CUDA device, else this machine's."""
+    from recipe_plugins.machine import device_memory as found
+
+    return found(execution)

@@ -112,12 +112,15 @@ def plan(
     store: StoreDir = DEFAULT_STORE,
     force: Stages = None,
     check: Annotated[bool, typer.Option("--check", help="exit 5 if anything would run")] = False,
+    fits: Annotated[
+        bool, typer.Option("--fits", help="exit 6 if a stage takes more memory than is here, 7 if nobody can tell")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Say what would run, why, and what it costs."""
     from recipe_runner.commands.plan import show_plan
 
-    show_plan(context.obj, recipe, overrides or [], store, force or [], check, json)
+    show_plan(context.obj, recipe, overrides or [], store, force or [], check, fits, json)
 
 
 @app.command()

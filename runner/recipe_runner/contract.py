@@ -115,10 +115,12 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class KnownInput:
-    """What `plan` knows of an input: its facts (noted if it exists, estimated if not) and its payload, if on disk."""
+    """What `plan` knows of an input: its facts (noted if it exists, estimated if not), its payload, if on disk, and
+    of one on the hub its `org/name[@revision]`."""
 
     facts: Mapping[str, Any] = field(default_factory=dict)
     payload: Path | None = None
+    hub: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +138,9 @@ class Known:
 class Estimate:
     """What a stage will cost, from its config alone; `None`, or a missing entry, reads `unknown`.
 
-    `memory` and `disk` are bytes; `memory` by component (`weights`, `gradients`, `master_weights`,
-    `optimizer_states`). `facts` is what later stages may build on before this one has run, such as `vocab_size`.
+    `memory` and `disk` are bytes; `memory` is that of one process, by component (`weights`, `gradients`,
+    `master_weights`, `optimizer_states`, `activations`), `alternatives` what it would be in all, by what one would
+    change. `facts` is what later stages may build on before this one has run, such as `vocab_size`.
     """
 
     parameters: int | None = None
@@ -146,6 +149,7 @@ class Estimate:
     steps: int | None = None
     flops: float | None = None
     memory: Mapping[str, int] = field(default_factory=dict)
+    alternatives: Mapping[str, int] = field(default_factory=dict)
     disk: int | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()

@@ -16,7 +16,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from recipe_runner.components import Component
-    from recipe_runner.contract import Event
+    from recipe_runner.contract import Event, ExecutionConfig
     from recipe_runner.errors import Problem
     from recipe_runner.recipe import Recipe
 
@@ -106,4 +106,15 @@ def doctor() -> Iterable[Check]:  # type: ignore[empty-body]
     @hookimpl
     def doctor():
         return [Check("signum kernel", "compiled", ok=True)]
+    """
+
+
+@hookspec(firstresult=True)
+def device_memory(execution: ExecutionConfig) -> int | None:
+    """Bytes of memory that each process of a stage may take on this machine, for `recipe plan`; `None` leaves the
+    answer to others, the first of which counts. No library is imported for it.
+
+    @hookimpl
+    def device_memory(execution):
+        return 96 * 2**30 if execution.device == "auto" and Path("/dev/accel0").exists() else None
     """

@@ -259,7 +259,7 @@ def _known(ref: Ref, plans: Mapping[str, StagePlan]) -> KnownInput:
         folder = Path(ref.text)
         manifest = read_json(folder / MANIFEST) or {}
         return KnownInput(manifest.get("facts", {}), folder / "payload" if manifest else folder)
-    return KnownInput({}, _in_hub_cache(ref.text))
+    return KnownInput({}, _in_hub_cache(ref.text), ref.text)
 
 
 def _in_hub_cache(text: str) -> Path | None:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from recipe_plugins.adapters.config import LoraAdapterConfig, QloraAdapterConfig
 from recipe_plugins.training.config import Budget, TrainingConfig, micro_batch
-from recipe_plugins.training.estimate import shape_of_config, training_memory
+from recipe_plugins.training.estimate import known_shape, shape_of_config
+from recipe_plugins.training.footprint import activations, alternatives, footprint, training_memory
+from recipe_plugins.training.known_models import KNOWN, unlike
 from recipe_runner import Known, KnownInput, RecipeError
+from recipe_runner.plan import make_plan
+from recipe_runner.recipe import load
+from recipe_runner.store import Store
 from recipe_runner.testing.local import slot
 
+RECIPES = Path(__file__).parents[2] / "recipes"
 QWEN_7B = {
     "model_type": "qwen2", "hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28,
     "num_key_value_heads": 4, "intermediate_size": 18944, "vocab_size": 152064, "tie_word_embeddings": False,
@@ -99,8 +107,12 @@ def test_the_chain_is_estimated_before_anything_exists(pretraining, tmp_path):
     found = base.estimate(Known({"tokeniser": KnownInput({"vocab_size": 384})}))
     assert found.parameters == 32928
     assert (found.steps, found.tokens) == (100, 51_200)
-    assert found.memory == {"weights": 131712, "gradients": 131712, "master_weights": 0, "optimizer_states": 263424}
-    assert found.notes == ["1.55 tokens per parameter; Chinchilla's is 20"]
+    exact = {name: n for name, n in found.memory.items() if name != "activations"}
+    assert exact == {"weights": 131712, "gradients": 131712, "master_weights": 0, "optimizer_states": 263424}
+    assert found.notes == [
+        "16 bytes a parameter: weights 4 + gradients 4 + optimizer states 8",
+        "1.55 tokens per parameter; Chinchilla's is 20",
+    ]
 
     shared = {key: config[key] for key in ("corpus", "batch_size", "sequence_length", "budget")}
     anneal = slot("stage", {"use": "anneal", "model": "base", **shared}).config
@@ -142,3 +154,114 @@ def test_the_family_is_counted_as_transformers_builds_it(model_type, changes, ti
     with torch.device("meta"):
         built = AutoModelForCausalLM.from_config(config)
     assert shape_of_config(config.to_dict()).parameters == sum(p.numel() for p in built.parameters())
+
+
+# ── models on the hub, before anything is fetched ────────────────────────────────────────────────────────────────
+
+COUNTED = {
+    "HuggingFaceTB/SmolLM2-135M": 134_515_008, "HuggingFaceTB/SmolLM2-1.7B": 1_711_376_384,
+    "Qwen/Qwen2.5-0.5B": 494_032_768, "Qwen/Qwen2.5-1.5B": 1_543_714_304, "Qwen/Qwen2.5-7B": 7_615_616_512,
+    "Qwen/Qwen3-0.6B": 596_049_920, "Qwen/Qwen3-8B": 8_190_735_360, "Qwen/Qwen3-8B-Base": 8_190_735_360,
+    "meta-llama/Llama-3.1-8B": 8_030_261_248,
+}  # fmt: skip
+"""Parameters, tied ones once, as the safetensors indexes of these repositories count them."""
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_the_shapes_that_are_shipped_have_the_parameters_that_the_hub_counts(name):
+    counted = COUNTED[name.removesuffix("-Instruct").replace("0.6B-Base", "0.6B")]
+    assert shape_of_config(KNOWN[name]).parameters == counted
+
+
+def test_a_plan_knows_these_models_without_their_files_and_the_run_tells_where_they_differ(tmp_path):
+    ref = "Qwen/Qwen2.5-7B@d149729398750b98c0af14eb82c78cfe92750796"
+    assert known_shape(Known({"model": KnownInput(hub=ref)}), "model").parameters == 7_615_616_512
+    assert known_shape(Known({"model": KnownInput(hub="org/other")}), "model") is None
+    (tmp_path / "config.json").write_text(json.dumps({**QWEN_7B, "num_hidden_layers": 2}))
+    here = known_shape(Known({"model": KnownInput(payload=tmp_path, hub=ref)}), "model")
+    assert here.layers == 2, "the config that is there counts"
+    assert unlike(ref, {**QWEN_7B, "vocab_size": 3}) == unlike("org/other", {}) == ""
+    assert unlike(ref, {**QWEN_7B, "num_hidden_layers": 2}) == (
+        f"the plan of {ref} was made for another shape: num_hidden_layers 2, planned 28"
+    )
+
+
+def test_qlora_of_seven_billion_is_planned_with_what_it_saves(tmp_path):
+    """The shipped recipe, on a machine that has nothing of the model."""
+    recipe = load(str(RECIPES / "qlora-7b.yaml"))
+    found = {plan.stage: plan.estimate for plan in make_plan(recipe, Store(tmp_path))}["adapter"]
+    assert (found.parameters, found.trainable) == (7_656_001_024, 40_384_512)
+    assert 5e9 < found.memory["weights"] < 6e9, "half a byte a linear weight, 2 a weight of the tables"
+    assert 1e9 < found.memory["activations"] < 4e9
+    assert found.notes[0].startswith("all weights trained would take 122 GB before activations, 16 bytes a parameter;")
+
+
+# ── memory ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def memory(shape=None, trained=1000, **changes):
+    return footprint(training(**changes), shape, trained=trained, state_bytes=8 * trained)
+
+
+def test_what_fsdp_shards_is_divided_among_the_processes():
+    four = {"processes": 4, "strategy": "fsdp"}
+    whole = memory()
+    assert memory(execution=four) == {name: n // 4 for name, n in whole.items()}
+    part = memory(execution={**four, "shard": "optimizer-and-gradients"})
+    assert part == {name: n if name == "weights" else n // 4 for name, n in whole.items()}
+    assert memory(execution={**four, "strategy": "ddp"}) == whole
+
+
+def test_alternatives_take_less_and_less_and_only_what_is_less_is_told():
+    shape = shape_of_config(QWEN_7B)
+    config = training(precision="bf16", sequence_length=2048, execution={"micro_batch": 8})
+    count = shape.parameters
+    found = alternatives(config, shape, count, 8 * count, None)
+    assert list(found) == [
+        "gradient_checkpointing: true", "gradient_checkpointing: true, execution.micro_batch: 1",
+        "these and lora on a frozen bf16 base", "these and qlora on a frozen NF4 base",
+    ]  # fmt: skip
+    totals = [sum(footprint(config, shape, trained=count, state_bytes=8 * count).values()), *found.values()]
+    assert totals == sorted(set(totals), reverse=True)
+    least = training(precision="bf16", gradient_checkpointing=True, execution={"micro_batch": 1})
+    lora, nf4 = LoraAdapterConfig().trainable(shape), QloraAdapterConfig().base_bytes(shape, 2)
+    assert alternatives(least, shape, lora, 8 * lora, nf4) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3"])
+def test_activations_are_within_a_sixth_of_what_autograd_keeps(model_type, precision):
+    """Of a layer: the difference of models of two and of four, without the 16-bit copies of their weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    keys = {
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 172,
+        "head_dim": 16,
+    }
+    kept, told, copies = [], [], []
+    for layers in (2, 4):
+        config = AutoConfig.for_model(model_type, vocab_size=64, num_hidden_layers=layers, **keys)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").train()
+        own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        found: dict[int, torch.Tensor] = {}
+
+        def keep(tensor, own=own, found=found):
+            if tensor.untyped_storage().data_ptr() not in own:
+                found[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        mixed = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), mixed:
+            model.model(input_ids=torch.zeros(2, 128, dtype=torch.long), use_cache=False)
+        shape = shape_of_config(config.to_dict())
+        stage = training(batch_size=2, sequence_length=128, precision=precision, execution={"micro_batch": 2})
+        kept.append(sum(tensor.untyped_storage().nbytes() for tensor in found.values()))
+        told.append(activations(stage, shape, whole=True))
+        copies.append(2 * shape.multiplied)
+    assert 6 / 7 < (told[1] - told[0]) / (kept[1] - kept[0]) < 7 / 6
+    assert precision == "fp32" or told[1] - told[0] > copies[1] - copies[0]

@@ -36,7 +36,7 @@ def kinds() -> set[str]:
 
 
 def test_there_are_hooks():
-    assert len(hooks()) == 6
+    assert len(hooks()) == 7
 
 
 @pytest.mark.parametrize("name", hooks())

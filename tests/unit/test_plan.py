@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
 import pytest
 
@@ -185,3 +186,32 @@ def test_columns_are_as_wide_as_their_widest_entry_and_disk_is_told(bench, plugi
         "    disk at most 2.5 MB",
         "b                       toy-train   pending  pending (a-stage-of-a-long-name)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("memory", "code", "fits"),
+    [({"weights": 5}, 0, True), ({"weights": 10**18, "activations": 10**18}, 6, False), ({}, 7, None)],
+)
+def test_a_stage_that_does_not_fit_is_a_hint_and_with_fits_an_exit_code(
+    bench, plugins, monkeypatch, capfd, memory, code, fits
+):
+    """A corpus takes no room that anybody counts; a stage that makes a model does, or nobody can tell."""
+    from recipe_toy.config import TrainConfig
+
+    less = {"a half": 10**15, "much": 3}
+    monkeypatch.setattr("recipe_runner.commands.plan.load_plugins", lambda _: plugins)
+    monkeypatch.setattr(TrainConfig, "estimate", lambda self, known: Estimate(memory=memory, alternatives=less))
+    bench.write("  data: {use: toy-corpus}\n  base: {use: toy-train, corpus: data}\n")
+    words = ["plan", str(bench.recipe), "--store", str(bench.store.root)]
+    assert main(words) == 0
+    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith(("hint", "  ->"))]
+    assert len(told) == (3 if fits is False else 0)
+    if told:
+        assert told[0].startswith("hint: base does not fit: about 2000000.0 TB a process, of ")
+        assert told[1:] == ["  -> a half: 1000.0 TB", "  -> much: 3 B, which fits"]
+    with pytest.raises(SystemExit) as left:
+        sys.exit(main([*words, "--fits", "--json"]))
+    assert left.value.code == code
+    assert [stage["fits"] for stage in json.loads(capfd.readouterr().out)["stages"]] == [None, fits]
+    bench.run()
+    assert main([*words, "--fits", "--check"]) == 0, "what is there takes no room any more"

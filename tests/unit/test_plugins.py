@@ -215,6 +215,8 @@ def run_stage(stage, use):
 def on_event(event): saw("on_event", event.kind)
 @hookimpl
 def doctor(): saw("doctor"); return [Check("witness", "well", ok=True)]
+@hookimpl
+def device_memory(execution): saw("device_memory", execution.device); return 1
 
 def greet(words): print("hello", *words); return 0
 """
@@ -225,6 +227,7 @@ COMMANDS = {
     "check": ["check", "r.yaml"],
     "wrong": ["check", "r.yaml", "stages.data.repeat=5"],
     "run": ["run", "r.yaml", "--store", "st"],
+    "plan": ["plan", "sized.yaml", "--fits", "--store", "st2"],
     "x": ["x", "greet", "you"],
     "doctor": ["doctor"],
     "list": ["plugins", "list", "--json"],
@@ -250,6 +253,9 @@ def witnessed(tmp_path_factory) -> tuple[Path, dict[str, tuple[int, str, str]]]:
     for dist, hooks in {"recipe-witness": WITNESS, "recipe-deaf": DEAF, "recipe-bad": "import recipe_absent"}.items():
         Distributions(folder).add(dist, hooks)
     (folder / "r.yaml").write_text("schema: 1\nname: t\nstages: {data: {use: toy-corpus}}\n")
+    (folder / "sized.yaml").write_text(
+        "schema: 1\nname: sized\nstages: {data: {use: toy-corpus, repeat: 1}, m: toy-train}\n"
+    )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ["PYTHONPATH"]])}
     done = subprocess.run(
         [sys.executable, "-c", GIVE], cwd=folder, env=environment, input=json.dumps(COMMANDS),
@@ -265,6 +271,7 @@ def test_every_declared_hook_is_called(witnessed):
     assert ["run_stage", "before", "data", "recipe-toy:toy-corpus@1"] in saw
     assert ["run_stage", "after", [True]] in saw
     assert ["check_recipe", "t"] in saw
+    assert ["device_memory", "auto"] in saw
 
 
 def test_a_hook_s_answer_is_used(witnessed):

@@ -1,8 +1,7 @@
 """What a training stage will cost, from shapes alone: parameters, FLOPs, bytes. Imports no torch.
 
 Counts of parameters are exact for the llama family (llama, mistral, qwen2, qwen3 with and without experts) and tested
-against built models. Memory is that of weights, gradients, master weights and optimizer states; activations, which
-depend on the device's kernels, are not in it.
+against built models. Memory is `footprint`'s; a model on the hub whose config is not here may be one of `known_models`.
 """
 
 from __future__ import annotations
@@ -11,9 +10,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from recipe_plugins.training.config import CHINCHILLA, LoopConfig, TrainingConfig
+from recipe_plugins.training.footprint import ADAMW, alternatives, footprint, in_words
+from recipe_plugins.training.known_models import known_keys
 from recipe_runner import Estimate, Known, KnownInput, RecipeError
 
 FAMILY = {
@@ -24,10 +25,6 @@ FAMILY = {
     "qwen3_moe": {"qkv_bias": False, "qk_norm": True},
 }
 """The model types whose parameters are counted, and in what they differ."""
-
-Layout = Literal["fp32", "bf16", "bf16-master", "fp16", "fp8"]
-"""Where the bytes of training go: fp32 throughout, or under autocast; in bf16-master bf16 weights with fp32 masters."""
-
 
 UNKNOWN = Estimate(
     notes=[
@@ -139,11 +136,14 @@ def _layers_with_experts(keys: Mapping[str, Any]) -> int:
 
 
 def known_shape(known: Known, name: str) -> Shape | None:
-    """The sizes of the model that is input `name`: from its facts, or its config if that is on this machine."""
+    """The sizes of the model that is input `name`: from its facts, or its config if that is here, or known without."""
     found = known.inputs.get(name, KnownInput())
     if found.facts.get("shape"):
         return Shape(**found.facts["shape"])
-    return None if found.payload is None else shape_of_folder(found.payload)
+    if found.payload is not None:
+        return shape_of_folder(found.payload)
+    keys = known_keys(found.hub)
+    return None if keys is None else shape_of_config(keys)
 
 
 def shape_of_folder(folder: Path) -> Shape | None:
@@ -158,22 +158,6 @@ def shape_of_folder(folder: Path) -> Shape | None:
 def flops_per_token(keys: Mapping[str, Any], sequence_length: int) -> float | None:
     """Of a model with this `config.json`; `None` where its size is not known."""
     return shape_of_config(keys).flops_per_token(sequence_length) if keys.get("model_type") in FAMILY else None
-
-
-def training_memory(parameters: int, *, layout: Layout, state_bytes: int, frozen_bytes: int = 0) -> dict[str, int]:
-    """Bytes of weights, gradients, master weights and optimizer states for so many *trained* parameters.
-
-    A model of 7 B under AdamW takes 28 + 28 + 0 + 56 GB in `bf16` (autocast) and 14 + 14 + 28 + 56 in `bf16-master`
-    (Rajbhandari et al. 2020, arXiv:1910.02054, section 3.1). `state_bytes` is what the optimizer's config answers for
-    them, `frozen_bytes` are those of weights that do not train.
-    """
-    each = 2 if layout == "bf16-master" else 4
-    return {
-        "weights": each * parameters + frozen_bytes,
-        "gradients": each * parameters,
-        "master_weights": 4 * parameters if layout == "bf16-master" else 0,
-        "optimizer_states": state_bytes,
-    }
 
 
 def training_estimate(
@@ -193,10 +177,14 @@ def training_estimate(
     steps = config.steps(rows=rows, parameters=parameters, flops_per_token=per_token)
     tokens = None if steps is None else steps * config.tokens_per_step
     memory: dict[str, int] = {}
-    if parameters is not None and state_bytes is not None:
-        memory = training_memory(parameters, layout=config.precision, state_bytes=state_bytes)
-    saved = memory["weights"] + memory["optimizer_states"] if memory else None
+    less: dict[str, int] = {}
+    saved = None
     notes = []
+    if parameters is not None and state_bytes is not None:
+        memory = footprint(config, shape, trained=parameters, state_bytes=state_bytes)
+        less = alternatives(config, shape, parameters, state_bytes, None)
+        saved = (2 if config.precision == "bf16-master" else 4) * parameters + state_bytes
+        notes.append(in_words(memory, parameters, config))
     if shape is not None and shape.inactive:
         notes.append(f"{shape.active:,} parameters are active for a token")
     if parameters is not None and tokens is not None:
@@ -208,6 +196,7 @@ def training_estimate(
         steps=steps,
         flops=per_token * tokens if per_token and tokens else None,
         memory=memory,
+        alternatives=less,
         disk=None if saved is None else saved * (config.execution.keep_checkpoints + 1),  # one more while saving
         facts={"shape": shape.facts() if shape else None, "vocab_size": vocab_size, "optimizer_bytes": state_bytes},
         notes=notes,
@@ -240,6 +229,7 @@ def adapter_estimate(config: LoopConfig, shape: Shape, method: Any, optimizer: A
     frozen = method.base_bytes(shape, 4 if config.precision == "fp32" else 2)
     steps = config.steps(rows=None, parameters=shape.parameters)
     tokens = None if steps is None else steps * config.tokens_per_step
+    memory = footprint(config, shape, trained=trainable, state_bytes=state_bytes, frozen_bytes=frozen)
     a_token = shape.flops_per_token(config.sequence_length) - 2 * shape.multiplied + 6 * trainable
     return Estimate(
         parameters=shape.parameters + trainable,
@@ -247,8 +237,20 @@ def adapter_estimate(config: LoopConfig, shape: Shape, method: Any, optimizer: A
         tokens=tokens,
         steps=steps,
         flops=None if tokens is None else a_token * tokens,
-        memory=training_memory(trainable, layout="fp32", state_bytes=state_bytes, frozen_bytes=frozen),
+        memory=memory,
+        alternatives=alternatives(config, shape, trainable, state_bytes, frozen),
         disk=(4 * trainable + state_bytes) * (config.execution.keep_checkpoints + 1),
+        notes=[_saved(shape, frozen, trainable, state_bytes)],
+    )
+
+
+def _saved(shape: Shape, frozen: int, trainable: int, state_bytes: int) -> str:
+    """What an adapter takes, beside the 16 bytes a parameter of AdamW on every weight (see `training_memory`)."""
+    full, adapter = (4 + 4 + ADAMW) * shape.parameters, 8 * trainable + state_bytes
+    return (
+        f"all weights trained would take {full / 1e9:,.3g} GB before activations, 16 bytes a parameter; "
+        f"the frozen base takes {frozen / 1e9:,.3g} GB, {frozen / shape.parameters:.2g} bytes a parameter, "
+        f"and the adapter {adapter / 1e9:,.3g} GB, {adapter / trainable:.3g}"
     )
 
 

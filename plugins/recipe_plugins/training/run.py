@@ -16,12 +16,13 @@ from recipe_plugins.training import checkpoints, float8, liger, sharding
 from recipe_plugins.training.attention import chosen, set_attention
 from recipe_plugins.training.config import MANY_LOGITS, LoopConfig, TrainingConfig, micro_batch
 from recipe_plugins.training.job import Evaluator, Job
+from recipe_plugins.training.known_models import unlike
 from recipe_plugins.training.machine import device, ready
 from recipe_plugins.training.masters import to_bf16
 from recipe_plugins.training.order import Rows
 from recipe_plugins.training.progress import Evaluations
 from recipe_plugins.training.trainer import RecipeTrainerMixin, TokenTrainer
-from recipe_runner import ExecutionConfig, Interrupted, Optimizer, RecipeError, Slot, StageContext, Use
+from recipe_runner import ExecutionConfig, Interrupted, Optimizer, RecipeError, Ref, Slot, StageContext, Use
 
 _FIELDS = TrainingArguments.__dataclass_fields__
 CHECKPOINTING = ("activation" if "activation_checkpointing" in _FIELDS else "gradient") + "_checkpointing"
@@ -88,6 +89,9 @@ def train(
     """
     ready(config)
     _refuse(config, rows, trainer)
+    start = getattr(config, "model", None)
+    if isinstance(start, Ref) and (other := unlike(start.text, model.config.to_dict())):
+        ctx.warn(other)
     with kernels(ctx, config, model):
         loop = loop_of(
             ctx,
