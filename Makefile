@@ -5,6 +5,7 @@
 # make bench-tokenise    encoding a corpus beside the bare encoder
 # make bench-pretrain    the trainer beside a bare PyTorch loop, in speed and memory
 # make bench-anneal      the falling rate and the better mixture, each alone and together
+# make bench-continued    continued pretraining with and without its tables, on a new domain with new tokens
 # make bench-chars       a character model beside one of nanoGPT's shape, at equal steps; TEXT=file
 # make bench-sft         fine-tuning beside TRL's SFTTrainer
 # make bench-forgetting  what full tuning and LoRA forget at equal held-out answer loss
