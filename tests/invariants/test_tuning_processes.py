@@ -38,6 +38,7 @@ STAGES = {
     "dpo": {"use": "preference", "adapter": {"use": "lora", "r": 4}},
     "kto": {"use": "preference", "objective": "kto", "precision": "bf16"},
     "reward": {"use": "reward"},
+    "reward-lora": {"use": "reward", "adapter": {"use": "lora", "r": 4}, "precision": "bf16"},
     "grpo": {**GRPO, "adapter": {"use": "lora", "r": 4}},
     "grpo-full": GRPO,
 }  # fmt: skip
@@ -51,6 +52,7 @@ WAYS = {
     "dpo": {"one": ONE, "zero3": ZERO3},
     "kto": {"one": ONE, "ddp": DDP, "zero3": ZERO3},
     "reward": {"one": ONE, "ddp": DDP, "zero3": ZERO3},
+    "reward-lora": {"one": ONE, "zero3": ZERO3},
     "grpo": {"one": ONE, "ddp": DDP, "zero2": ZERO2},
     "grpo-full": {"one": ONE, "zero3": ZERO3},
 }
