@@ -11,6 +11,7 @@ but what a signal does.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -68,6 +69,7 @@ def several(specs: list[dict]) -> list[int]:
     """The exit statuses; negative for a signal."""
     for spec in specs:
         slot("stage", {"use": spec["use"], **spec["config"]}).build()  # imports, and starts no thread
+    gc.freeze()  # what was imported is no garbage: each fork would look through it, and copy it by doing so
     return [run(spec) for spec in specs]
 
 

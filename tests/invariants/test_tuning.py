@@ -32,38 +32,35 @@ STAGES = {
 }
 
 
-@pytest.fixture
-def spec(tmp_path, tiny_base, talk):
-    """Makes specs of one stage in different folders."""
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, tiny_base, talk) -> dict[tuple[str, str], Path]:
+    """The folders of each stage run at one go, and killed after step 5 and gone on with; forks of one process."""
+    pytest.importorskip("bitsandbytes")
+    root = tmp_path_factory.mktemp("tuning")
+    inputs = {"base": str(tiny_base.path), "talk": str(talk)}
 
-    def make(name: str, stage: str, **changes) -> dict:
-        if stage == "qlora":
-            pytest.importorskip("bitsandbytes")
-        (tmp_path / name).mkdir()
-        settings = {**CONFIG, **STAGES[stage], **changes}
-        use = settings.pop("use")
-        inputs = {"base": str(tiny_base.path), "talk": str(talk)}
-        return {"use": use, "config": settings, "inputs": inputs, "folder": str(tmp_path / name)}
+    def spec(stage: str, name: str) -> dict:
+        settings, folder = {**CONFIG, **STAGES[stage]}, root / f"{stage}-{name}"
+        folder.mkdir(exist_ok=True)
+        return {"use": settings.pop("use"), "config": settings, "inputs": inputs, "folder": str(folder)}
 
-    return make
-
-
-def run(*specs: dict) -> list[int]:
-    """Run one after another; their exit statuses."""
-    done = subprocess.run([sys.executable, KILLABLE, *map(json.dumps, specs)], capture_output=True, text=True)
-    print(done.stderr[-3000:])
-    return json.loads(done.stdout.splitlines()[-1])
+    specs = []
+    for stage in STAGES:
+        killed = spec(stage, "killed")
+        specs += [spec(stage, "straight"), {**killed, "kill": {"step": 5}}, killed]
+    ran = subprocess.run([sys.executable, KILLABLE, *map(json.dumps, specs)], capture_output=True, text=True)
+    assert json.loads(ran.stdout.splitlines()[-1]) == [0, -signal.SIGKILL, 0] * len(STAGES), ran.stderr[-6000:]
+    return {(stage, name): root / f"{stage}-{name}" for stage in STAGES for name in ("straight", "killed")}
 
 
-def rows_of(spec: dict) -> list[dict]:
-    rows = [json.loads(line) for line in (Path(spec["folder"]) / "rows.jsonl").read_text().splitlines()]
+def rows_of(folder: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in rows]
 
 
-@pytest.mark.parametrize("stage", ["sft", "lora", "qlora", "dpo"])
-def test_killed_and_resumed_equals_straight(spec, stage):
-    straight, killed = spec("straight", stage), spec("killed", stage)
-    assert run(straight, {**killed, "kill": {"step": 5}}, killed) == [0, -signal.SIGKILL, 0]
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_and_resumed_equals_straight(done, stage):
+    straight, killed = done[stage, "straight"], done[stage, "killed"]
     assert rows_of(killed) == rows_of(straight)
     assert len(rows_of(straight)) == 8
-    assert folder_files(Path(killed["folder"]) / "payload") == folder_files(Path(straight["folder"]) / "payload")
+    assert folder_files(killed / "payload") == folder_files(straight / "payload")

@@ -24,19 +24,19 @@ COMMON = {
     "optimizer": {"use": "adamw", "lr": 1e-3}, "schedule": "cosine", "max_dropped": 0.02,
 }  # fmt: skip
 EXECUTION = {"device": "cpu", "threads": 1, "checkpoint_every": 4, "micro_batch": 2}
-TUNED = {"evaluation": {"every": 4, "samples": 1, "sample_tokens": 3}, "forgetting": {"text": "none"}}
+TUNED = {"evaluation": {"every": 4, "samples": 1, "sample_tokens": 3}, "forgetting": {"text": "none", "samples": 0}}
 QLORA = {"use": "qlora", "r": 4, "method": "dora"}
 GRPO = {
     "use": "grpo", "rewards": {"ended": {"use": "length", "at_most": 1000}}, "max_new_tokens": 24, "group": 8,
-    "temperature": 5.0, "beta": 0.5, "optimizer": {"use": "adamw", "lr": 1e-3}, "budget": {"steps": 4},
+    "temperature": 5.0, "samples": 0, "beta": 0.5, "optimizer": {"use": "adamw", "lr": 1e-3}, "budget": {"steps": 4},
 }  # fmt: skip
 LONG = {**TUNED, "budget": {"steps": 20}}
 STAGES = {
     "sft": {"use": "sft", **LONG},
     "lora": {"use": "lora", "adapter": {"use": "lora", "r": 4, "rows": "turn-tokens"}, **LONG},
     "qlora": {"use": "lora", "adapter": QLORA, "precision": "bf16", "gradient_checkpointing": True, **TUNED},
-    "dpo": {"use": "preference", "adapter": {"use": "lora", "r": 4}},
-    "kto": {"use": "preference", "objective": "kto", "precision": "bf16"},
+    "dpo": {"use": "preference", "adapter": {"use": "lora", "r": 4}, "samples": 0},
+    "kto": {"use": "preference", "objective": "kto", "precision": "bf16", "samples": 0},
     "reward": {"use": "reward"},
     "reward-lora": {"use": "reward", "adapter": {"use": "lora", "r": 4}, "precision": "bf16"},
     "grpo": {**GRPO, "adapter": {"use": "lora", "r": 4}},
