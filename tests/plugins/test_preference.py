@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 
 import pytest
@@ -276,3 +277,13 @@ def test_the_estimate_is_what_was_trained(chat, tuned, config):
     assert estimate.steps == tuned.facts["steps"]
     with pytest.raises(ValueError, match="in epochs or steps"):
         slot("stage", {"use": "preference", **config, "budget": {"tokens": 1000}})
+
+
+@pytest.mark.parametrize("objective", ["dpo", "kto"])
+def test_in_fp16_the_reference_is_rounded_as_what_trains(chat, judged, config, tmp_path, objective):
+    """So that the first step begins at no margin at all; without autocast around both it would be some 1e-3."""
+    half = {**config, "precision": "fp16", "budget": {"steps": 2}, "objective": objective, "samples": 0}
+    context = LocalContext(tmp_path, inputs={"chat": chat, "judged": judged})
+    slot("stage", {"use": "preference", **half}).build().run(context)
+    assert context.rows[0]["loss"] == pytest.approx(math.log(2) if objective == "dpo" else 0.5, abs=1e-6)
+    assert context.rows[0]["reward_margin"] == pytest.approx(0, abs=1e-5)
