@@ -156,9 +156,55 @@ def test_a_rate_of_zero_stops_every_part_of_muon():
 def test_muon_refuses_what_is_no_matrix():
     import torch
 
-    group = ParamGroup([torch.nn.Parameter(torch.zeros(2, 3, 4))], "matrix", decay=True)
-    with pytest.raises(RecipeError, match=r"2-D matrices only; the model has one of shape \(2, 3, 4\)"):
+    group = ParamGroup([torch.nn.Parameter(torch.zeros(1, 2, 3, 4))], "matrix", decay=True)
+    with pytest.raises(RecipeError, match=r"matrices only; the model has one of shape \(1, 2, 3, 4\)"):
         slot("optimizer", "muon").build().build([group])
+
+
+def test_muon_steps_experts_as_the_matrices_that_they_are(tmp_path):
+    """Bit for bit, through a checkpoint, and past a step without a gradient."""
+    import torch
+
+    torch.manual_seed(0)
+    stack, flat = torch.nn.Parameter(torch.randn(3, 8, 16)), torch.nn.Parameter(torch.randn(4, 8))
+    apart = [torch.nn.Parameter(matrix.clone()) for matrix in stack.detach()]
+    chosen = slot("optimizer", {"use": "muon", "adjust_lr": "match_rms_adamw"}).build()
+    one = chosen.build([ParamGroup([stack, flat], "matrix", decay=True)])
+    many = chosen.build([ParamGroup(apart, "matrix", decay=True)])
+    for step in range(4):
+        gradients = None if step == 1 else torch.randn(3, 8, 16)
+        stack.grad = None if gradients is None else gradients.clone()
+        flat.grad = torch.ones(4, 8)
+        for number, matrix in enumerate(apart):
+            matrix.grad = None if gradients is None else gradients[number].clone()
+        one.step()
+        many.step()
+        assert torch.equal(stack.detach(), torch.stack([matrix.detach() for matrix in apart]))
+        torch.save(one.state_dict(), tmp_path / "state.pt")
+        one = chosen.build([ParamGroup([stack, flat], "matrix", decay=True)])
+        one.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+        assert set(one.state) == {stack, flat}
+        assert one.state[stack]["momentum_buffer"].shape == (3, 8, 16)
+
+
+def test_muon_trains_a_mixture_of_experts():
+    import torch
+
+    from recipe_plugins.training.groups import param_groups
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    model = slot("architecture", {"use": "qwen3-moe", **shape, **experts}).build().build(64)
+    optimizer = slot("optimizer", {"use": "muon", "lr": 0.02}).build().build(param_groups(model))
+    ids, losses = torch.arange(64)[None], []
+    for _ in range(12):
+        optimizer.zero_grad()
+        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
 
 
 @pytest.mark.parametrize(("use", "settings"), [("muon", {}), ("adafactor", {}), ("adafactor", {"beta1": 0.9})])
@@ -189,6 +235,15 @@ def mesh():
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     yield init_device_mesh("cpu", (1,))
     distributed.destroy_process_group()
+
+
+def test_sharded_experts_are_refused_by_muon(mesh):
+    import torch
+    from torch.distributed.tensor import distribute_tensor
+
+    stack = torch.nn.Parameter(distribute_tensor(torch.ones(4, 8, 8), mesh))
+    with pytest.raises(RecipeError, match="muon does not step experts that strategy: fsdp shards"):
+        slot("optimizer", "muon").build().build([ParamGroup([stack], "matrix", True)])
 
 
 @pytest.mark.parametrize("use", ["adamw-8bit", "paged-adamw-8bit"])

@@ -2,15 +2,18 @@
 
 The one idea: the two sub-optimizers are given the groups and the state of the whole, the very same objects, so that
 the schedule sets every rate in one place and one `state_dict` is exact. It holds tensors, numbers and strings only and
-so loads with `weights_only=True`. Limits: matrices are those of the role `matrix`; torch's Muon takes 2-D ones only.
+so loads with `weights_only=True`. Experts, which a model keeps as one stack, are stepped as the matrices that they are.
+Limits: matrices are those of the role `matrix`; what a model keeps as one (an expert's gate and up, say) is one.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from recipe_plugins.optimizers.config import MuonConfig
 from recipe_plugins.optimizers.groups import settings
@@ -27,10 +30,20 @@ class Muon:
         self.config = config
 
     def build(self, groups: Sequence[ParamGroup]) -> torch.optim.Optimizer:
-        """See `recipe_runner.Optimizer`. Raises `RecipeError` for a parameter of role `matrix` that is not 2-D."""
-        odd = [tuple(p.shape) for group in groups if group.role == "matrix" for p in group.params if p.ndim != 2]
+        """See `recipe_runner.Optimizer`.
+
+        Raises `RecipeError` for a parameter of role `matrix` that is neither 2-D nor a stack of such, and for stacks
+        that are sharded.
+        """
+        matrices = [p for group in groups if group.role == "matrix" for p in group.params]
+        odd = [tuple(p.shape) for p in matrices if p.ndim not in (2, 3)]
         if odd:
-            raise RecipeError(f"muon takes 2-D matrices only; the model has one of shape {odd[0]}", next="use adamw")
+            raise RecipeError(f"muon takes matrices only; the model has one of shape {odd[0]}", next="use adamw")
+        if any(p.ndim == 3 and isinstance(p, DTensor) for p in matrices):
+            raise RecipeError(
+                "muon does not step experts that strategy: fsdp shards",
+                next="use strategy: ddp, or the optimizer adamw",
+            )
         return _Both(groups, self.config)
 
 
@@ -61,8 +74,9 @@ class _Both(torch.optim.Optimizer):
 
     def _muon(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         config = self._config
-        return torch.optim.Muon(
-            groups,
+        apart = [{**group, "params": [m for p in group["params"] for m in _matrices(p)]} for group in groups]
+        made = _Muon(
+            apart,
             lr=config.lr,
             weight_decay=config.weight_decay,
             momentum=config.momentum,
@@ -72,6 +86,9 @@ class _Both(torch.optim.Optimizer):
             ns_steps=config.ns_steps,
             adjust_lr_fn=config.adjust_lr,
         )
+        for group, filled in zip(groups, made.param_groups, strict=True):
+            group.update({**filled, "params": group["params"]})
+        return made
 
     def _adamw(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         config = self._config
@@ -98,3 +115,35 @@ class _Both(torch.optim.Optimizer):
         """As torch's; it replaces groups and state, so the sub-optimizers are given the new ones."""
         super().load_state_dict(state_dict)
         self._share()
+
+
+def _matrices(parameter: torch.Tensor) -> list[torch.Tensor]:
+    """Views of a stack's matrices; a matrix itself."""
+    return list(parameter.detach()) if parameter.ndim == 3 else [parameter]
+
+
+class _Muon(torch.optim.Muon):
+    """torch's, over stacks of matrices too: each is stepped through views of it, of its gradient and its momentum."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One step; what has no gradient is passed over."""
+        groups, state = self.param_groups, self.state
+        self.state = defaultdict(dict)
+        self.param_groups = [
+            {**group, "params": [m for p in group["params"] if p.grad is not None for m in self._views(p, state)]}
+            for group in groups
+        ]
+        super().step()
+        self.param_groups, self.state = groups, state
+
+    def _views(self, parameter: torch.Tensor, state: dict[torch.Tensor, Any]) -> list[torch.Tensor]:
+        matrices = _matrices(parameter)
+        if parameter.ndim == 2:
+            self.state[parameter] = state[parameter]
+            return matrices
+        assert parameter.grad is not None
+        momentum = state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter.grad))
+        for matrix, gradient, buffer in zip(matrices, parameter.grad, momentum, strict=True):
+            matrix.grad, self.state[matrix] = gradient, {"momentum_buffer": buffer}
+        return matrices
