@@ -186,7 +186,10 @@ def _syntax(error: Exception, file: str, text: str, origins: Origins) -> Problem
     if key := getattr(error, "full_key", None):  # OmegaConf could not read `${…}` there
         return problem_at(origins, re.findall(r"[^.\[\]]+", str(key)), f"not a reference: {what}", _ALLOWED)
     mark = getattr(error, "problem_mark", None)
-    return Problem(f"not valid YAML: {what}", origin=origin_of(mark, file, text.splitlines()) if mark else Origin(file))
+    origin = origin_of(mark, file, text.splitlines()) if mark else Origin(file)
+    return Problem(
+        f"not valid YAML: {what}", origin=origin, next="indent with spaces, not tabs" if "'\\t'" in what else ""
+    )
 
 
 def parse_override(text: str) -> tuple[Tree, Origins]:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from recipe_runner import identity
-from recipe_runner.artifacts import Adapter, Artifact, Model, Tokeniser
+from recipe_runner.artifacts import Adapter, Artifact, Corpus, Model, Tokeniser
 from recipe_runner.components import Component, Config, Ref, Slot, Use, Validation, written
 from recipe_runner.contract import ExecutionConfig, Stage, StageConfig, Tracker
 from recipe_runner.errors import InvalidRecipe, PluginError, Problem, UsageError, suggest
@@ -218,7 +218,12 @@ def _wrong_input(
     if ref.where != "stage":
         return _wrong_foreign(ref, wanted)
     if ref.text not in named:
-        return f"there is no stage {ref.text!r}", suggest(ref.text, named, noun="stages")
+        near, own = (
+            suggest(ref.text, named, noun="stages"),
+            "text and conversations enter through a stage `use: curation`",
+        )
+        outside = own if ref.types == (Corpus,) else "one from outside is org/name on the hub, or a folder: ./name"
+        return f"there is no stage {ref.text!r}", near if near.startswith("did you mean") else f"{near}\n{outside}"
     made = {name: found for name, use in stages.items() if (found := _made(use))}
     if ref.text not in made or not ref.types or issubclass(made[ref.text], ref.types):
         return None

@@ -87,7 +87,16 @@ def worded(
     expected = [f"{' or '.join(dict.fromkeys(phrases))} is expected"] if phrases else []
     what = " or ".join(dict.fromkeys([*expected, *(what for what, _ in others)]))
     got = "" if entries[0]["type"] in _OWN else f"; got {_shown(entries[0]['input'])}"
+    if not others and set(phrases) == {_MAPPING}:
+        return what + got, _where_told(loc, tree)
     return what + got, others[0][1] if others else _instead(entries[0]["input"], entries)
+
+
+def _where_told(loc: tuple[str, ...], tree: Tree) -> str:
+    """The command that shows the fields of the component that a place belongs to."""
+    blocks = [at(tree, loc[:length]) for length in range(len(loc) - 1, 0, -1)]
+    used = next((block["use"] for block in blocks if isinstance(block, Mapping) and "use" in block), None)
+    return f"`recipe plugins show {used}` says what it takes" if used else ""
 
 
 def _instead(given: Any, entries: Sequence[Mapping[str, Any]]) -> str:
@@ -111,19 +120,22 @@ def _sentence(entry: Mapping[str, Any], loc: tuple[str, ...], tree: Tree, contex
     kind, message = entry["type"], str(entry["msg"])
     block = at(tree, loc[:-1])
     if kind == "extra_forbidden":
-        allowed = context.allowed.get(id(block), list(HEAD) if len(loc) == 1 else [])
-        return f"unknown key {loc[-1]!r}", suggest(loc[-1], allowed, noun="keys")
+        allowed = HEAD if len(loc) == 1 else context.allowed.get(id(block), [])
+        below = [f"{key}.{loc[-1]}" for key in block if loc[-1] in context.allowed.get(id(block[key]), ())]
+        below += [f"stages.{loc[0]}"] * (len(loc) == 1 and at(tree, ("stages", loc[0])) is not None)
+        meant = f"did you mean {below[0]!r}?" if below else suggest(loc[-1], allowed, noun="keys")
+        return f"unknown key {loc[-1]!r}", meant
     if kind == "missing" and isinstance(block, list):
         return f"one more entry is expected after {_shown(block)}", ""
     if kind == "missing":
-        used = block.get("use") if isinstance(block, Mapping) else None
-        return f"{loc[-1]!r} is required", f"`recipe plugins show {used}` says what it takes" if used else ""
+        return f"{loc[-1]!r} is required", _where_told(loc, tree)
     if kind == "component":
         first, _, rest = message.partition("\n")
         return first, rest
     if kind == "slot" and isinstance(entry["input"], Mapping):  # a misspelt entry has no `use:`
         close = suggest(loc[-1], [name for name in block if name != loc[-1]])
-        return message, close if close.startswith("did you mean") else ""
+        there = suggest("", context.registry.names(entry["ctx"]["kind"]), noun="write use: and one of")
+        return message, close if close.startswith("did you mean") else there
     error = entry.get("ctx", {}).get("error")
     if isinstance(error, RecipeError):
         return error.what, error.next

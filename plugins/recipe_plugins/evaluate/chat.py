@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 from recipe_plugins.evaluate.config import ChatConfig
 from recipe_plugins.training.conversations import Renderer
@@ -28,6 +29,7 @@ class Chat:
 
         Raises `RecipeError` where the model's tokenizer has no chat template.
         """
+        logging.disable_progress_bar()
         renderer = Renderer(AutoTokenizer.from_pretrained(payload, local_files_only=True))
         loaded: Any = AutoModelForCausalLM.from_pretrained(payload, dtype="auto", local_files_only=True)
         model = loaded.to(device(ExecutionConfig(device=self.config.device))).eval()

@@ -75,8 +75,10 @@ def _removed(folder: Path, step: str, reason: str) -> list[dict[str, Any]]:
 def _of_last_run(store: Store, stage: str, error: UsageError) -> Path:
     stages = read_json(find_run(store, "") / "run.json")["stages"] if store.runs() else {}
     if not stages.get(stage, {}).get("path"):
-        hint = suggest(stage, stages, noun="stages of the newest run") if stages else error.next
-        raise UsageError(f"{stage!r} is no recipe, no artifact, and no built stage of the newest run", next=hint)
+        near = suggest(stage, stages, noun="stages of the newest run") if stages else ""
+        lines = [near] if near.startswith("did you mean") else [line for line in (near, error.next) if line]
+        what = f"{stage!r} is no recipe, no artifact, and no built stage of the newest run"
+        raise UsageError(what, next="\n".join(lines))
     return Path(stages[stage]["path"])
 
 
@@ -131,7 +133,8 @@ def init_recipe(path: Path, parent: str) -> None:
         with open(path, "x", encoding="utf-8") as file:
             file.write(NEW.format(name=name, parent=given, file=path))
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+        there = "choose another name, or edit that one" if isinstance(error, FileExistsError) else ""
+        raise UsageError(f"{path} cannot be written: {error.strerror}", next=there) from None
     print(f"{path}: edit it; `recipe schema > recipe.schema.json` beside it helps editors", file=sys.stderr)
 
 
