@@ -196,6 +196,16 @@ def test_qlora_of_seven_billion_is_planned_with_what_it_saves(tmp_path):
     assert found.notes[0].startswith("all weights trained would take 122 GB before activations, 16 bytes a parameter;")
 
 
+def test_a_merge_fits_where_it_can_do_without_comparing_whole_models():
+    known = Known({"model": KnownInput(hub="Qwen/Qwen2.5-7B")})
+    merge = {"use": "merge", "model": "Qwen/Qwen2.5-7B", "adapter": "adapter", "precision": "bf16"}
+    found = slot("stage", merge).config.estimate(known)
+    assert found.memory == {"block": 3 * 2**26}
+    assert found.notes == ["whole models are compared where 15.2 GB are free, else weights only"]
+    asked = slot("stage", {**merge, "gate": "logits"}).config.estimate(known)
+    assert (asked.memory, asked.notes) == ({"weights": 2 * 7_615_616_512}, [])
+
+
 # ── memory ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

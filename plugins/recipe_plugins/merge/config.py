@@ -269,7 +269,7 @@ class MergeConfig(StageConfig):
         return Model
 
     def estimate(self, known: Known) -> Estimate:
-        """Memory is that of one model, if the comparison loads it; merging itself takes a block.
+        """Memory is that of one model, if the comparison must load it; merging itself takes a block.
 
         Layers that are put on top of each other are not counted.
         """
@@ -283,13 +283,22 @@ class MergeConfig(StageConfig):
             parameters=shape.parameters,
             trainable=0,
             memory=self._memory(shape.parameters),
-            notes=["less memory is enough: then weights are checked, but whole models not compared"]
-            if self.gate == "auto"
-            else [],
+            notes=self._less(shape.parameters),
             facts={"shape": shape.facts(), "vocab_size": known.fact(name, "vocab_size")},
         )
 
     def _memory(self, parameters: int) -> dict[str, int]:
-        if self.gate == "weights":
+        """What it cannot do without: whole models are compared where there is room, unless that is asked for."""
+        if self.gate in ("auto", "weights"):
             return {"block": 3 * self.block}
-        return {"weights": (4 if self.precision == "fp32" else 2) * parameters}
+        return {"weights": self._compared(parameters)}
+
+    def _less(self, parameters: int) -> list[str]:
+        if self.gate != "auto":
+            return []
+        return [
+            f"whole models are compared where {self._compared(parameters) / 1e9:,.3g} GB are free, else weights only"
+        ]
+
+    def _compared(self, parameters: int) -> int:
+        return (4 if self.precision == "fp32" else 2) * parameters

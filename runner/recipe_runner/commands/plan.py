@@ -103,13 +103,14 @@ def estimate_lines(estimate: Estimate) -> list[str]:
         whole, part = estimate.parameters, estimate.trainable
         share = f" ({part / whole:.2%})" if part and whole else ""
         lines.append(f"parameters {number(whole)}, trainable {number(part)}{share}")
+    if trains and estimate.trainable != 0:
         costs = {"tokens": estimate.tokens, "steps": estimate.steps, "FLOPs": estimate.flops}
         lines.append(", ".join(f"{name} {number(value)}" for name, value in costs.items()))
     if estimate.memory:
         parts = " + ".join(
             f"{name.replace('_', ' ')} {size(value)}" for name, value in estimate.memory.items() if value
         )
-        counted = "" if "activations" in estimate.memory else ", before activations"
+        counted = "" if "activations" in estimate.memory or estimate.trainable == 0 else ", before activations"
         lines.append(f"memory {size(sum(estimate.memory.values()))} = {parts}{counted}")
     elif trains:
         lines.append("memory unknown")
