@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import ValidationError
@@ -105,11 +106,12 @@ def _instead(given: Any, entries: Sequence[Mapping[str, Any]]) -> str:
     if not isinstance(given, (str, int, float)):
         return ""
     if "literal_error" in found:
-        close = suggest(str(given), re.findall(r"'([^']*)'", found["literal_error"]["expected"]))
-        return close if close.startswith("did you mean") else ""
+        words = re.findall(r"'([^']*)'", found["literal_error"]["expected"])
+        close = get_close_matches(str(given), words, n=1, cutoff=0.75)  # gpu is not meant to be cpu
+        return f"did you mean {close[0]!r}?" if close else ""
     if found.keys() == {"string_pattern_mismatch"}:
-        close = re.sub(r"[^\w-]+", "-", str(given))
-        return f"write {close}" if re.search(found["string_pattern_mismatch"]["pattern"], close) else ""
+        dashed = re.sub(r"[^\w-]+", "-", str(given))
+        return f"write {dashed}" if re.search(found["string_pattern_mismatch"]["pattern"], dashed) else ""
     if found.keys() == {"string_type"}:
         return f'write "{_shown(given)}"'
     return f"write [{given}]" if found.keys() <= {"list_type", "tuple_type"} else ""

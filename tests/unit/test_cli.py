@@ -208,6 +208,12 @@ def test_gc_of_another_recipe_s_run_leaves_this_one_s(built, here):
     assert built("gc", "--json").json == []
 
 
+def test_gc_keeps_what_a_run_of_a_part_did_not_get_to(built):
+    """Nobody who asked for one stage meant the others to go."""
+    assert built("run", "toy.yaml", "--until", "data").code == 0
+    assert built("gc", "--json").json == []
+
+
 def test_gc_keeps_what_a_failed_run_goes_on_from(recipe, here):
     assert recipe("run", "toy.yaml", "stages.tuned.fail_at=7", "stages.tuned.execution.checkpoint_every=2").code == 1
     assert list(here.glob(".recipe/artifacts/*/*.partial"))

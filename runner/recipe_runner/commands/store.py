@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from recipe_runner import identity
 from recipe_runner.commands import answer
@@ -59,15 +62,24 @@ def collect(root: Path, keep_last: int, yes: bool, json: bool) -> None:
 
 
 def wanted_keys(store: Store, keep_last: int) -> set[str]:
-    """Keys (12 digits) named by the newest `keep_last` finished runs of each recipe, and by every run after those."""
+    """Keys (12 digits) named by the newest `keep_last` finished runs of each recipe, and by every run after those.
+
+    A run that was asked for a part of its recipe (`--until`, `--only`) is not a finished one.
+    """
     finished: Counter[str] = Counter()
     kept: set[str] = set()
     for folder in reversed(store.runs()):
         run = read_json(folder / "run.json")
         if finished[folder.parent.name] < keep_last:
             kept |= {stage["key"][:12] for stage in run["stages"].values()}
-        finished[folder.parent.name] += run["status"] == "finished"
+        finished[folder.parent.name] += run["status"] == "finished" and _whole(folder, run)
     return kept
+
+
+def _whole(folder: Path, run: Mapping[str, Any]) -> bool:
+    """Whether a run went through every stage of its recipe."""
+    recipe = yaml.safe_load((folder / "recipe.resolved.yaml").read_text(encoding="utf-8"))
+    return set(recipe["stages"]) <= set(run["stages"])
 
 
 def _why_removed(path: Path, kept: set[str]) -> str:
