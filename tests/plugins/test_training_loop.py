@@ -232,6 +232,7 @@ def test_what_the_libraries_were_told_is_noted(tmp_path):
         execution={"micro_batch": 3},
     )
     noted = context.facts["training"]
+    assert noted["chunked_loss"] is False
     assert noted["per_device_train_batch_size"] == 3
     assert noted["gradient_accumulation_steps"] == 2
     assert noted["max_grad_norm"] == 0.7

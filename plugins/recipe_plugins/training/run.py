@@ -107,7 +107,7 @@ def train(
             optimizer_state=optimizer_state,
             branch=branch,
         )
-        ctx.note(training=_resolved(loop.args, config, optimizer, steps))
+        ctx.note(training={**_resolved(loop.args, config, optimizer, steps), "chunked_loss": loop.head is not None})
         if config.compile:
             ctx.warn("compile: a run that is killed and resumed is equal up to rounding, not bit for bit")
         loop.train()
