@@ -12,7 +12,14 @@ from recipe_runner.testing import make
 
 pytestmark = pytest.mark.slow
 
-TEXTS = ["", "<|endoftext|> is text", "naïve 世界 👍 \x00", " a  b\n\n\tc \r\n", "don't\u00a0WE'RE 123 x" * 40]
+TEXTS = [
+    "",
+    "<|endoftext|> is text",
+    "naïve 世界 👍 \x00",
+    " a  b\n\n\tc \r\n",
+    "don't\u00a0WE'RE 123 x" * 40,
+    "a" + "\n" * 10**6,
+]
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +134,14 @@ def test_what_tiktoken_cannot_do_is_said(tokenizer):
         ]
     )
     assert tiktoken(own)(TEXTS[2:]) == [own.encode(text).ids for text in TEXTS[2:]]
+
+
+def test_tiktoken_bears_a_million_blank_lines(tokenizer):
+    pytest.importorskip("tiktoken")
+    from recipe_plugins.training.encoders import tiktoken
+
+    backend, texts = tokenizer.backend_tokenizer, ["a", "b" + "\n" * 10**6 + "c", "d"]
+    assert tiktoken(backend)(texts) == [backend.encode(text).ids for text in texts]  # its expressions run out of stack
 
 
 def test_a_stage_writes_the_same_by_any_library_and_says_which(tmp_path, tiny_corpus, tiny_tokeniser, pretraining):

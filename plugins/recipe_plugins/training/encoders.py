@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,10 @@ Encode = Callable[[Sequence[str]], list[list[int]]]
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """GPT-2's rule (Radford et al. 2019), which keeps a space with the word after it; `ByteLevel` of tokenizers has it."""
+
+
+BLANK = 100_000
+"""Characters of white space in a row; tiktoken 0.14 panics somewhere between 600,000 and a million."""
 
 
 class Unfit(Exception):
@@ -43,14 +48,22 @@ def tiktoken(backend: Tokenizer) -> Encode:
     encoding = Encoding(
         "recipe", pat_str=_pattern(described), mergeable_ranks=_ranks(described["model"]), special_tokens={}
     )
-    threads = os.cpu_count() or 1
+    threads, own = os.cpu_count() or 1, tokenizers(Tokenizer.from_str(backend.to_str()))
 
     def encode(texts: Sequence[str]) -> list[list[int]]:
         for text in texts:
             text.encode()  # a lone surrogate is an error, as it is to the others; tiktoken would replace it
-        return encoding.encode_ordinary_batch(list(texts), num_threads=threads)
+        blank = {number for number, text in enumerate(texts) if _has_blank(text)}
+        rest = [text for number, text in enumerate(texts) if number not in blank]
+        found = iter(encoding.encode_ordinary_batch(rest, num_threads=threads))
+        return [own([text])[0] if number in blank else next(found) for number, text in enumerate(texts)]
 
     return encode
+
+
+def _has_blank(text: str) -> bool:
+    """Whether so much white space follows on itself that the regular expressions of tiktoken may run out of stack."""
+    return len(text) >= BLANK and any(len(run[0]) >= BLANK for run in re.finditer(r"\s{64,}", text))
 
 
 def gigatoken(backend: Tokenizer) -> Encode:
