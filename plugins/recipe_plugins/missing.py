@@ -1,6 +1,7 @@
-"""Files that a recipe reads and that are not there: `recipe check` says so, before anything waits for them.
+"""What a recipe names and is not there: files and domains. `recipe check` says so, before anything waits for them.
 
-Only existence is looked at, and only on this machine: what lies at a URL is asked for when it is planned.
+Of files only existence is looked at, and only on this machine: what lies at a URL is asked for when it is planned. Of
+domains only those of a corpus that the recipe itself curates are known.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from recipe_plugins.sources.config import FilesConfig
-from recipe_runner import Problem, RecipeError, Use
+from recipe_plugins.training.config import TextConfig
+from recipe_runner import Problem, RecipeError, Use, suggest
 
 
 def missing(recipe: Any) -> Iterator[Problem]:
@@ -19,6 +21,24 @@ def missing(recipe: Any) -> Iterator[Problem]:
         for name, source in sources.items():
             if isinstance(source.config, FilesConfig) and (wrong := _wrong(source.config.path)):
                 yield recipe.problem(f"stages.{stage}.sources.{name}.path", wrong.what, wrong.next)
+
+
+def foreign_domains(recipe: Any) -> Iterator[Problem]:
+    """A problem for each domain that a stage weighs or selects from, and that no source of its corpus is called."""
+    for stage, use in recipe.stages.items():
+        config: Any = use.config
+        if not isinstance(config, TextConfig):
+            continue
+        made_by = recipe.stages.get(config.corpus.text) if config.corpus.where == "stage" else None
+        if made_by is None or not hasattr(made_by.config, "sources"):
+            continue
+        domains = made_by.config.sources
+        named = {f"mix.{name}": name for name in config.mix if name not in config.select}
+        named |= {f"select.{name}.domain": part.domain for name, part in config.select.items()}
+        for path, domain in named.items():
+            if domain not in domains:
+                what = f"{config.corpus} has no domain {domain!r}"
+                yield recipe.problem(f"stages.{stage}.{path}", what, suggest(domain, domains, noun="its domains"))
 
 
 def _wrong(path: str) -> RecipeError | None:

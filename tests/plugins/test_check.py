@@ -22,6 +22,17 @@ def test_files_that_are_not_there_are_problems_of_check(tmp_path):
     assert (problem.path, problem.next) == ("stages.corpus.sources.web.path", "did you mean 'there.jsonl'?")
 
 
+def test_domains_that_no_source_is_called_are_problems_of_check():
+    """Of the recipe's own corpus; before, the curation and the tokeniser were paid for first."""
+    select = "stages.base.select={good: {domain: cdoe, where: score >= 1}}"
+    with pytest.raises(InvalidRecipe) as caught:
+        load("recipes/tiny.yaml", ["stages.annealed.mix.refrence=0.5", select, "stages.base.mix.good=1"])
+    assert {(problem.path, problem.what, problem.next) for problem in caught.value.problems} == {
+        ("stages.annealed.mix.refrence", "corpus has no domain 'refrence'", "did you mean 'reference'?"),
+        ("stages.base.select.good.domain", "corpus has no domain 'cdoe'", "did you mean 'code'?"),
+    }
+
+
 @pytest.mark.parametrize(
     ("recipe", "stage"), [("sft-full-1b", "chat"), ("lora-8b", "adapter"), ("dpo-8b", "preferred")]
 )
