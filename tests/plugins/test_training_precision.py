@@ -133,9 +133,9 @@ def test_fp16_keeps_fp32_weights_and_is_near_fp32(tmp_path, chunked):
     import torch
 
     for clip in (1.0, 0.0):
-        full = trained(tmp_path / f"full-{clip}", max_grad_norm=clip)
-        net = model()
-        half = trained(tmp_path / f"half-{clip}", net, precision="fp16", max_grad_norm=clip, chunked_loss=chunked)
+        full = trained(tmp_path / f"full-{clip}", steps=2, max_grad_norm=clip)
+        net, settings = model(), {"precision": "fp16", "max_grad_norm": clip, "chunked_loss": chunked}
+        half = trained(tmp_path / f"half-{clip}", net, steps=2, **settings)
         assert {p.dtype for p in net.parameters()} == {torch.float32}
         assert losses(half) != losses(full)
         for name in ("loss", "grad_norm"):
@@ -177,7 +177,8 @@ def test_an_overflow_of_fp16_leaves_the_step_out_is_counted_and_goes_on_exactly(
     trained(None, context=context, **settings)
     assert losses(context) == losses(straight)
     assert context.facts["overflowed_steps"] == over
-    assert [row["lr"] for row in context.rows] == [row["lr"] for row in trained(tmp_path / "full", steps=16).rows]
+    schedule = slot("schedule", "wsd").build()
+    assert [row["lr"] for row in context.rows] == pytest.approx([1e-3 * schedule.factor(n, 16) for n in range(16)])
 
 
 def test_fp16_whose_gradients_always_overflow_stops(tmp_path):
@@ -200,7 +201,7 @@ def test_compiled_is_eager_up_to_rounding_and_says_that_it_is_not_exact(tmp_path
     assert compiled.facts["training"]["torch_compile"] is True
 
 
-@pytest.mark.parametrize("precision", ["bf16", "bf16-master", "fp16"])
+@pytest.mark.parametrize("precision", ["bf16", "bf16-master"])
 def test_what_is_timed_for_a_budget_in_minutes_is_what_runs_and_is_undone(tmp_path, precision):
     import torch
 
