@@ -135,6 +135,8 @@ def test_what_tiktoken_cannot_do_is_said(tokenizer):
         ]
     )
     assert tiktoken(own)(TEXTS[2:]) == [own.encode(text).ids for text in TEXTS[2:]]
+    with pytest.raises(UnicodeEncodeError):
+        tiktoken(own)(["a lone \ud800"])  # which it would replace without a word
 
 
 def test_tiktoken_bears_a_million_blank_lines(tokenizer):
