@@ -1,6 +1,6 @@
 """What fine-tuning costs beside TRL's SFTTrainer, on the same conversations and the same model.
 
-    python tests/benchmarks/sft.py [--steps 12] [--conversations 16] [--vocabulary 128000] [--hidden 64] [--layers 2]
+    python tests/benchmarks/sft.py [--steps 6] [--conversations 8] [--vocabulary 128000] [--hidden 64] [--layers 2]
 
 Lengths are log-normal (median 180 tokens, 95th percentile 900); every optimizer step has about the same number of
 supervised tokens. Three comparisons, each run in a process of its own:
@@ -309,8 +309,8 @@ def judged(name: str, mine: dict[str, Any], theirs: dict[str, Any]) -> list[tupl
 def main() -> int:
     """Print the measurements; 1 if a goal is missed."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--steps", type=int, default=12)
-    options.add_argument("--conversations", type=int, default=16, help="of a step")
+    options.add_argument("--steps", type=int, default=6)
+    options.add_argument("--conversations", type=int, default=8, help="of a step")
     options.add_argument("--vocabulary", type=int, default=128_000)
     options.add_argument("--hidden", type=int, default=64)
     options.add_argument("--layers", type=int, default=2)
