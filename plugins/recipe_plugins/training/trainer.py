@@ -68,7 +68,8 @@ class RecipeTrainerMixin(Resumable):
         super().__init__(data_collator=self.collate, callbacks=[_Hooks(self)], **library)  # type: ignore[call-arg]
         self.model_accepts_loss_kwargs = True  # tells Trainer that the loss is scaled for the whole step already
         self._step_loss = torch.zeros((), device=self.args.device)
-        self.head = chunked_head(self.model, job) if job.chunked_loss else None
+        made = FusedHead if job.liger else ChunkedHead
+        self.head = chunked_head(self.model, DTYPES[job.precision], made) if job.chunked_loss else None
         self.routing = Routing.of(library["model"].config, job.batch_size) if self.cross_entropy else None
         self.branch_step = end_of_stable(job.schedule, job.steps) if job.branch else None
         self.batches = StepBatches(
@@ -333,12 +334,12 @@ class TokenTrainer(RecipeTrainerMixin, Trainer):
     """The loop over transformers' own trainer: pretraining and annealing."""
 
 
-def chunked_head(model: Any, job: Job) -> ChunkedHead | None:
+def chunked_head(model: Any, dtype: torch.dtype, made: type[ChunkedHead] = ChunkedHead) -> ChunkedHead | None:
     """The head of `model`, to be taken in chunks; `None` where its logits are not a plain product of it."""
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear or head.bias is not None:
         return None
-    found = (FusedHead if job.liger else ChunkedHead)(head, DTYPES[job.precision])
+    found = made(head, dtype)
     fits = found.fits(model)
     sharding.after_forward(model)
     return found if fits else None
