@@ -147,7 +147,7 @@ def test_a_low_training_loss_is_no_sign_where_held_out_answers_improve(tiny_base
     context = LocalContext(tmp_path)
     config = slot("stage", {"use": "sft", **tuning, "model": "b", "corpus": "q"}).config
     change = Change(context, config, questions, Renderer(load_tokenizer(context, tiny_base)))
-    result = TrainResult(9, 9, 9, 0, 0.1, None, None, Evaluations(), 7, None)
+    result = TrainResult(9, 9, 9, 0, 0.1, 0.1, None, None, Evaluations(), 7, None)
     loss = lambda nats: {"answers": {"d": {"answers": 1, "own": {"content": nats}}}}  # noqa: E731
     change._warn_of_overfitting(loss(2.0), loss(1.0), result)
     assert not context.warnings
