@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 
 from recipe_runner import Check, ExecutionConfig
 
@@ -18,7 +19,7 @@ from recipe_runner import Check, ExecutionConfig
 def checks() -> Iterator[Check]:
     """The system, its memory, and the devices that torch sees."""
     yield Check("system", f"{platform.platform()}, {os.cpu_count()} cores, {sys.executable}")
-    if memory := _ram():
+    if memory := ram():
         yield Check("memory", f"{memory / 1e9:.1f} GB")
     yield from _devices()
 
@@ -31,16 +32,18 @@ def device_memory(execution: ExecutionConfig) -> int | None:
     cuda = _cuda() if execution.device in ("auto", "cuda") else []
     if cuda or execution.device == "cuda":
         return min(cuda, default=None)
-    memory = _ram()
+    memory = ram()
     return memory and memory // execution.processes
 
 
-def _ram() -> int | None:
+def ram() -> int | None:
+    """Bytes of this machine's memory; `None` where the system does not say."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
 
 
+@cache
 def _cuda() -> list[int]:
-    """Bytes of each CUDA device, as its driver's own tool says."""
+    """Bytes of each CUDA device, as its driver's own tool says; asked once, not for each stage of a plan."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []

@@ -26,7 +26,7 @@ from recipe_plugins.adapters.targets import every_table
 from recipe_plugins.merge.changes import Change, other_settings
 from recipe_plugins.merge.checking import Checked, check_weights
 from recipe_plugins.merge.config import MergeConfig
-from recipe_plugins.merge.gate import Seen, heldout, look, not_compared, probes, with_model
+from recipe_plugins.merge.gate import Probes, Seen, heldout, look, not_compared, probes, with_model
 from recipe_plugins.merge.rest import write_card, write_rest
 from recipe_plugins.merge.several import Summed, Weighted, check_adapters, load_several
 from recipe_plugins.merge.streaming import Dequantised, Resized, merge
@@ -53,8 +53,9 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The base with its adapter: what it computes, and by how much the adapter moves it."""
+    """The base with its adapter: what it computes for the probes, and by how much the adapter moves it."""
 
+    probes: Probes
     seen: Seen
     effect: float
 
@@ -133,12 +134,12 @@ class AdapterMerge:
     def _reference(self) -> Reference:
         config = self.config
         records = heldout(self.ctx, config)
-        self.material = probes(self.renderer, len(self.tokenizer), records, self.ctx.seed("probes") % 2**32)
+        material = probes(self.renderer, len(self.tokenizer), records, self.ctx.seed("probes") % 2**32)
 
         def use(model: Any) -> Reference:
-            adapted = look(model, self.material)
+            adapted = look(model, material)
             with model.disable_adapter():
-                return Reference(adapted, adapted.difference(look(model, self.material)))
+                return Reference(material, adapted, adapted.difference(look(model, material)))
 
         where, dtype = device(config.execution), DTYPES[config.precision]
         found: Reference = with_model(
@@ -160,7 +161,7 @@ class AdapterMerge:
         where, dtype = device(self.config.execution), DTYPES[self.config.precision]
         seen: Seen = with_model(
             lambda: load_model(self.ctx, Model(folder, "", {}), dtype=dtype).to(where).eval(),  # type: ignore[arg-type]
-            lambda model: look(model, self.material),
+            lambda model: look(model, reference.probes),
         )
         return Candidate(name, folder, seen.difference(reference.seen), seen.loss, checked)
 

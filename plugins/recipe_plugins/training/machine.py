@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
+from recipe_plugins.machine import ram
 from recipe_plugins.training import float8, liger
 from recipe_plugins.training.config import LoopConfig
 from recipe_runner import ExecutionConfig, RecipeError
@@ -59,7 +59,7 @@ def _available() -> int:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        return (ram() or 0) // 2
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
 
 

@@ -89,24 +89,21 @@ def train(
     """
     ready(config)
     _refuse(config, rows, trainer)
-    start = getattr(config, "model", None)
-    if isinstance(start, Ref) and (other := unlike(start.text, model.config.to_dict())):
-        ctx.warn(other)
-    with kernels(ctx, config, model):
-        loop = loop_of(
-            ctx,
-            config,
-            model,
-            rows,
-            tokenizer,
-            steps=steps,
-            optimizer=optimizer,
-            trainer=trainer,
-            digests=digests,
-            evaluator=evaluator,
-            optimizer_state=optimizer_state,
-            branch=branch,
-        )
+    _warn_if_unplanned(ctx, config, model)
+    with loop_of(
+        ctx,
+        config,
+        model,
+        rows,
+        tokenizer,
+        steps=steps,
+        optimizer=optimizer,
+        trainer=trainer,
+        digests=digests,
+        evaluator=evaluator,
+        optimizer_state=optimizer_state,
+        branch=branch,
+    ) as loop:
         ctx.note(training={**_resolved(loop.args, config, optimizer, steps), "chunked_loss": loop.head is not None})
         if config.compile:
             ctx.warn("compile: a run that is killed and resumed is equal up to rounding, not bit for bit")
@@ -119,16 +116,6 @@ def train(
 
 
 @contextmanager
-def kernels(ctx: StageContext, config: LoopConfig, model: PreTrainedModel) -> Iterator[None]:
-    """Let `model` compute by what `config` puts in the place of its own layers, until it ends."""
-    with ExitStack() as stack:
-        if config.precision == "fp8":
-            ctx.note(fp8=stack.enter_context(float8.instead(model)))
-        if config.liger:
-            ctx.note(liger=stack.enter_context(liger.instead(model)))
-        yield
-
-
 def loop_of(
     ctx: StageContext,
     config: LoopConfig,
@@ -140,44 +127,59 @@ def loop_of(
     optimizer: Use[Optimizer],
     trainer: type[RecipeTrainerMixin],
     **told: Any,
-) -> Any:
-    """The trainer that runs what `config` says, over `model` or a sharded copy of it; `told` are fields of `Job`."""
-    rows_at_once, accumulation = micro_batch(config, ctx.world_size)
-    set_attention(model, chosen(config, device(config.execution)))
-    if config.precision == "bf16-master":
-        to_bf16(model)
-    arguments = trainer.arguments_class(
-        **_arguments(ctx, config, steps, rows_at_once, accumulation), **trainer.library_arguments
-    )
-    arguments._n_gpu = min(1, arguments.n_gpu)  # one device a process: never DataParallel
-    job = Job(
-        ctx=ctx,
-        optimizer=optimizer.build(),
-        embedding_lr=config.embedding_lr if isinstance(config, TrainingConfig) else 1.0,
-        optimizer_use=OPTIMIZER.dump_python(optimizer, mode="json"),
-        schedule=config.schedule.build(),
-        rows=rows,
-        steps=steps,
-        batch_size=config.batch_size,
-        micro_batch=rows_at_once,
-        checkpoint_every=config.execution.checkpoint_every,
-        checkpoint_seconds=60 * config.execution.checkpoint_minutes,
-        keep_checkpoints=config.execution.keep_checkpoints,
-        z_loss=config.z_loss,
-        skip_spikes=config.skip_spikes,
-        chunked_loss=trainer.cross_entropy and _chunked(config, rows_at_once, model),
-        liger=config.liger,
-        precision=config.precision,
-        **told,
-    )
-    trained = _sharded(ctx, config.execution, model, arguments.device)
-    loop: Any = trainer(job=job, model=trained, args=arguments, processing_class=tokenizer)
-    if config.chunked_loss == "on" and loop.head is None:
-        raise RecipeError(
-            f"the loss of {type(model).__name__} cannot be taken in chunks: its logits are not a plain product",
-            next="leave chunked_loss out",
+) -> Iterator[Any]:
+    """The trainer that runs what `config` says, over `model` or a sharded copy of it; `told` are fields of `Job`.
+
+    Until the end `model` computes by what `config` puts in the place of its own layers.
+    """
+    with _kernels(ctx, config, model):
+        rows_at_once, accumulation = micro_batch(config, ctx.world_size)
+        set_attention(model, chosen(config, device(config.execution)))
+        if config.precision == "bf16-master":
+            to_bf16(model)
+        arguments = trainer.arguments_class(
+            **_arguments(ctx, config, steps, rows_at_once, accumulation), **trainer.library_arguments
         )
-    return loop
+        arguments._n_gpu = min(1, arguments.n_gpu)  # one device a process: never DataParallel
+        job = Job(
+            ctx=ctx,
+            optimizer=optimizer.build(),
+            embedding_lr=config.embedding_lr if isinstance(config, TrainingConfig) else 1.0,
+            optimizer_use=OPTIMIZER.dump_python(optimizer, mode="json"),
+            schedule=config.schedule.build(),
+            rows=rows,
+            steps=steps,
+            batch_size=config.batch_size,
+            micro_batch=rows_at_once,
+            checkpoint_every=config.execution.checkpoint_every,
+            checkpoint_seconds=60 * config.execution.checkpoint_minutes,
+            keep_checkpoints=config.execution.keep_checkpoints,
+            z_loss=config.z_loss,
+            skip_spikes=config.skip_spikes,
+            chunked_loss=trainer.cross_entropy and _chunked(config, rows_at_once, model),
+            liger=config.liger,
+            precision=config.precision,
+            **told,
+        )
+        trained = _sharded(ctx, config.execution, model, arguments.device)
+        loop: Any = trainer(job=job, model=trained, args=arguments, processing_class=tokenizer)
+        if config.chunked_loss == "on" and loop.head is None:
+            raise RecipeError(
+                f"the loss of {type(model).__name__} cannot be taken in chunks: its logits are not a plain product",
+                next="leave chunked_loss out",
+            )
+        yield loop
+
+
+@contextmanager
+def _kernels(ctx: StageContext, config: LoopConfig, model: PreTrainedModel) -> Iterator[None]:
+    """Let `model` compute by what `config` puts in the place of its own layers, until it ends."""
+    with ExitStack() as stack:
+        if config.precision == "fp8":
+            ctx.note(fp8=stack.enter_context(float8.instead(model)))
+        if config.liger:
+            ctx.note(liger=stack.enter_context(liger.instead(model)))
+        yield
 
 
 def _refuse(config: LoopConfig, rows: Rows, trainer: type[RecipeTrainerMixin]) -> None:
@@ -186,6 +188,13 @@ def _refuse(config: LoopConfig, rows: Rows, trainer: type[RecipeTrainerMixin]) -
         raise RecipeError("z_loss belongs to the cross-entropy of tokens, and this stage trains on another loss")
     if not len(rows):
         raise RecipeError("there is no row to train on", next="look at the ledger of the corpus")
+
+
+def _warn_if_unplanned(ctx: StageContext, config: LoopConfig, model: PreTrainedModel) -> None:
+    """Tell of a model that is not what `plan` took its name for."""
+    start = getattr(config, "model", None)
+    if isinstance(start, Ref) and (other := unlike(start.text, model.config.to_dict())):
+        ctx.warn(other)
 
 
 def _finish(loop: Any, model: PreTrainedModel) -> None:

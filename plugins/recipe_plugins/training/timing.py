@@ -23,7 +23,7 @@ from recipe_plugins.training import checkpoints
 from recipe_plugins.training.config import LoopConfig
 from recipe_plugins.training.once import once
 from recipe_plugins.training.order import Rows
-from recipe_plugins.training.run import end_autocast, kernels, loop_of
+from recipe_plugins.training.run import end_autocast, loop_of
 from recipe_plugins.training.trainer import RecipeTrainerMixin
 from recipe_runner import Optimizer, StageContext, Use
 
@@ -50,8 +50,9 @@ def seconds_per_step(
     measured = None
     if not checkpoints.is_complete(ctx.work / "timing"):  # all ranks train, so none is done before each has looked
         timed = type("Timed", (_Timed, trainer), {})
-        with undone(model), kernels(ctx, config, model):
-            loop = loop_of(
+        with (
+            undone(model),
+            loop_of(
                 ctx,
                 config,
                 model,
@@ -61,7 +62,8 @@ def seconds_per_step(
                 optimizer=optimizer,
                 trainer=timed,
                 digests={},
-            )
+            ) as loop,
+        ):
             loop.train()
             end_autocast(loop.model)
         measured = statistics.median(later - earlier for earlier, later in pairwise(loop.ends[UNTIMED - 1 :]))
