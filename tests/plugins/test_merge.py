@@ -271,7 +271,8 @@ def test_a_4_bit_adapter_is_merged_into_what_is_closer_and_it_says_which(chat, q
     found = merge(chat, qadapter, tmp_path / "auto").facts["merge"]
     by_base = {candidate["base"]: candidate["difference"] for candidate in found["candidates"]}
     assert found["trained_on_4_bits"]
-    assert found["decided_by"] == "logits"
+    assert found["decided_by"] == found["gate"]["judged_by"] == "logits"
+    assert "no held-out answers" in found["gate"]["because"]
     assert found["base"] == min(by_base, key=by_base.get) == "dequantised"
     assert by_base["dequantised"] < by_base["original"] / 3
     forced = merge(chat, qadapter, tmp_path / "forced", base="original", relative_tolerance=1.0).facts["merge"]
@@ -280,6 +281,61 @@ def test_a_4_bit_adapter_is_merged_into_what_is_closer_and_it_says_which(chat, q
     assert heard["decided_by"] == "loss of held-out answers"
     losses = {candidate["base"]: candidate["loss"] for candidate in heard["candidates"]}
     assert heard["base"] == min(losses, key=losses.get)
+    gate = heard["gate"]
+    assert gate["judged_by"] == "loss of held-out answers"
+    assert gate["merged_loss"] == losses[heard["base"]]
+    assert gate["gain_lost"] == (gate["merged_loss"] - gate["adapter_loss"]) / (
+        gate["base_loss"] - gate["adapter_loss"]
+    )
+    assert gate["gain_lost"] < 0.01 < gate["loss_tolerance"] == 0.1
+    assert gate["passed"]
+
+
+def test_a_4_bit_adapter_that_is_lost_fails_by_held_out_answers(chat, qadapter, facts, tmp_path, monkeypatch):
+    """Half of the update is missing, and nobody looks at the weights."""
+    from recipe_plugins.merge import into_base
+    from recipe_plugins.merge.changes import LowRank
+
+    def half(self, block, start):
+        block.addmm_(self.b[start : start + len(block)], self.a, alpha=self.scale / 2)
+
+    monkeypatch.setattr(LowRank, "apply", half)
+    monkeypatch.setattr(into_base, "check_weights", lambda *given, **named: None)
+    with pytest.raises(RecipeError, match=r"of what the adapter gained \(from 1\.\d+\) is lost, more than 10\.0%"):
+        merge(chat, qadapter, tmp_path, facts, base="dequantised", relative_tolerance=1.0)
+    assert not list((tmp_path / "payload").iterdir())
+
+
+def test_the_gate_of_4_bit_adapters_takes_what_is_better_and_knows_when_a_loss_tells_nothing(tmp_path):
+    import torch
+
+    from recipe_plugins.merge.config import MergeConfig
+    from recipe_plugins.merge.gate import Probes, Seen
+    from recipe_plugins.merge.judging import Candidate, Judge, Reference
+
+    config = MergeConfig(model="./base", adapter="./adapter")
+
+    def judge(before, after):
+        probes = Probes([], [], None)
+        reference = Reference(probes, Seen(torch.zeros(1, 2), before), Seen(torch.tensor([[0.0, 1.0]]), after))
+        return Judge(config, reference, exact=False, quantised=True)
+
+    def merged(loss, difference=10.0):
+        return Candidate("original", tmp_path, difference, loss, None)
+
+    better, worse = merged(0.9), merged(1.2)
+    assert judge(2.0, 1.0).best([worse, better]) is better
+    assert judge(2.0, 1.0).check(better)["gain_lost"] == pytest.approx(-0.1)
+    assert judge(2.0, 1.0).check(merged(1.09))["passed"]
+    for loss in (1.11, 2.0, float("nan")):
+        with pytest.raises(RecipeError, match="is lost, more than"):
+            judge(2.0, 1.0).check(merged(loss))
+    for before, after in ((1.0, 1.0), (1.0, 1.5), (None, None)):  # the base alone would pass by the loss
+        blind = judge(before, after)
+        assert blind.check(merged(before, 0.4))["judged_by"] == "logits"
+        assert blind.because
+        with pytest.raises(RecipeError, match=r"relative_tolerance.*moves them by 1"):
+            blind.check(merged(before, 0.6))
 
 
 def test_dequantised_is_for_4_bit_adapters(chat, adapter, tmp_path):

@@ -10,7 +10,7 @@ COMPONENTS: list[Component] = [
         name="merge",
         target="recipe_plugins.merge.stage:MergeStage",
         config="recipe_plugins.merge.config:MergeConfig",
-        version=2,
+        version=3,
         summary="adds an adapter to its base, and proves that the result computes the same; or merges models",
     ),
     Component(

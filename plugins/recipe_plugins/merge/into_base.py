@@ -6,7 +6,8 @@ the adapter moves nothing, since then nothing is proved, and where the result is
 recipe allows. Which of the two ran, and why not the other, is in the manifest. The adapter stays where it is.
 
 An adapter that was trained on 4 bits never saw the original weights. It is added to them and to the dequantised ones,
-and the closer result is kept: by the loss of held-out answers where there is a corpus, else by logits.
+and the better result is kept and judged by the loss of held-out answers where there is a corpus, else by logits
+(`judging`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from recipe_plugins.adapters.targets import every_table
 from recipe_plugins.merge.changes import Change, other_settings
 from recipe_plugins.merge.checking import Checked, check_weights
 from recipe_plugins.merge.config import MergeConfig
-from recipe_plugins.merge.gate import Probes, Seen, context_of, heldout, look, not_compared, probes, with_model
+from recipe_plugins.merge.gate import Seen, context_of, heldout, look, not_compared, probes, with_model
+from recipe_plugins.merge.judging import Candidate, Judge, Reference, facts_of, table_of
 from recipe_plugins.merge.parts import slices
 from recipe_plugins.merge.rest import write_card, write_rest
 from recipe_plugins.merge.several import Summed, Weighted, check_adapters, load_several
@@ -56,26 +58,6 @@ class Frame:
     linear: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """The base with its adapter: what it computes for the probes, and by how much the adapter moves it."""
-
-    probes: Probes
-    seen: Seen
-    effect: float
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A merged model in `folder`, added to the `base` weights of that name; None is what was not compared."""
-
-    base: str
-    folder: Path
-    difference: float | None
-    loss: float | None
-    weights: Checked | None
-
-
 class AdapterMerge:
     """One run of the stage, for adapters."""
 
@@ -97,15 +79,17 @@ class AdapterMerge:
         """Look at base and adapter, merge, check what was written, compare, keep the best."""
         bases = self._bases()
         skipped = self._not_compared(bases)
-        reference = None if skipped else self._reference()
+        judge = None if skipped else self._judge()
+        reference = judge.reference if judge else None
         candidates = [self._candidate(name, reference) for name in bases]
-        best = candidates[0] if reference is None else min(candidates, key=_apart)
-        self._check(reference, best)
+        best = judge.best(candidates) if judge else candidates[0]
+        self._check_weights(best)
+        gate = judge.check(best) if judge else {"judged_by": "weights", "because": skipped, "passed": True}
         for path in best.folder.iterdir():
             path.replace(self.ctx.payload / path.name)
         ends = stops(self.renderer) if self.renderer else ()
         write_rest(self.base.payload, self.ctx.payload, self.tokenizer, ends)
-        self._tell(_facts(reference, candidates, best, skipped), _table(reference, candidates, best))
+        self._tell(facts_of(judge, candidates, best, gate, skipped), table_of(reference, candidates, best))
 
     def _bases(self) -> list[str]:
         """The weights that the adapter is added to, to see which is better."""
@@ -136,6 +120,10 @@ class AdapterMerge:
             self.ctx.warn(f"logits were not compared: {skipped}; each weight that was written is checked")
         return skipped
 
+    def _judge(self) -> Judge:
+        exact = self.config.precision == "fp32" and not self.quantisation and self.fp32
+        return Judge(self.config, self._reference(), exact=exact, quantised=bool(self.quantisation))
+
     def _reference(self) -> Reference:
         config = self.config
         records = heldout(self.ctx, config)
@@ -145,7 +133,7 @@ class AdapterMerge:
         def use(model: Any) -> Reference:
             adapted = look(model, material)
             with model.disable_adapter():
-                return Reference(material, adapted, adapted.difference(look(model, material)))
+                return Reference(material, look(model, material), adapted)
 
         where, dtype = device(config.execution), DTYPES[config.precision]
         found: Reference = with_model(
@@ -187,24 +175,14 @@ class AdapterMerge:
         _write_config(payload, folder, resized)
         return check_weights(payload, folder, self.adapters, restored=restored, resized=resized, tied=tied)
 
-    def _check(self, reference: Reference | None, best: Candidate) -> None:
-        """Raise `RecipeError` where more was lost than the recipe allows."""
-        lost = self.config.relative_tolerance
-        if best.weights is not None and not abs(1 - best.weights.kept) <= (EXACT if self.fp32 else lost):
+    def _check_weights(self, best: Candidate) -> None:
+        """Raise `RecipeError` where rounding took more of the change than the recipe allows."""
+        lost = EXACT if self.fp32 else self.config.relative_tolerance
+        if best.weights is not None and not abs(1 - best.weights.kept) <= lost:
             raise RecipeError(
                 f"{best.weights.kept:.1%} of what the adapter changes is left in {dtype_of(self.base.payload)}, the "
                 "dtype of its base: the rest is smaller than the step from one number to the next",
                 next="use the adapter beside its base, train it further, or raise relative_tolerance",
-            )
-        if reference is None or best.difference is None:
-            return
-        exact = self.config.precision == "fp32" and not self.quantisation and self.fp32
-        name, limit = ("tolerance", self.config.tolerance) if exact else ("relative_tolerance", lost * reference.effect)
-        if not best.difference <= limit:
-            raise RecipeError(
-                f"the merged model's logits differ from those of base and adapter by {best.difference:.2g}, more than "
-                f"{limit:.2g} ({name}); the adapter itself moves them by {reference.effect:.2g}",
-                next=f"the adapter is kept; raise {name} only if you know why they differ",
             )
 
     def _tell(self, facts: dict[str, Any], table: dict[str, Any]) -> None:
@@ -215,7 +193,8 @@ class AdapterMerge:
         shape = shape_of_folder(self.ctx.payload)
         vocab_size, known = len(self.tokenizer), shape.facts() if shape else None
         self.ctx.note(merge=facts, vocab_size=vocab_size, shape=known, tables=[table])
-        told = {name: value for name, value in facts.items() if name not in ("candidates", "weights")}
+        told = {name: value for name, value in facts.items() if name not in ("candidates", "weights", "gate")}
+        told = {**told, **facts["gate"]}
         told = {name: value for name, value in told.items() if value is not None}
         inputs = {"base": self.base, **{name: part.adapter for name, part in self.adapters.items()}}
         title = "adapters merged into their base" if self.config.adapters else "an adapter merged into its base"
@@ -297,45 +276,3 @@ def dtype_of(payload: Path) -> str:
     """The dtype, as torch names it, that the weights of a model are saved in; fp32 where its config does not say."""
     keys = _config(payload)
     return str(keys.get("dtype") or keys.get("torch_dtype") or "float32")
-
-
-def _apart(candidate: Candidate) -> float:
-    """What the better of two candidates has less of."""
-    found = candidate.difference if candidate.loss is None else candidate.loss
-    assert found is not None
-    return found
-
-
-def _facts(reference: Reference | None, candidates: list[Candidate], best: Candidate, skipped: str) -> dict[str, Any]:
-    """What was measured, what was not and why, and what decided."""
-    decided = "the only one" if len(candidates) == 1 else "logits" if best.loss is None else "loss of held-out answers"
-    measured = [{k: v for k, v in asdict(candidate).items() if k != "folder"} for candidate in candidates]
-    weights = asdict(best.weights) if best.weights else "not checked: merged by PEFT, which alone knows what they are"
-    return {
-        "base": best.base,
-        "decided_by": decided,
-        "logits": f"not compared: {skipped}" if skipped else "compared",
-        "adapter_effect": reference.effect if reference else None,
-        "adapter_loss": reference.seen.loss if reference else None,
-        "difference": best.difference,
-        "weights": weights,
-        "candidates": measured,
-    }
-
-
-def _table(reference: Reference | None, candidates: list[Candidate], best: Candidate) -> dict[str, Any]:
-    """What each of the merged models is worth beside base and adapter, for people; the first one is kept."""
-    rows = [["base and adapter", "0", _shown(reference.seen.loss, ".4f"), ""]] if reference else []
-    for part in sorted(candidates, key=lambda candidate: candidate is not best):
-        kept = _shown(part.weights.kept if part.weights else None, ".2%")
-        rows.append([f"into the {part.base} weights", _shown(part.difference, ".3g"), _shown(part.loss, ".4f"), kept])
-    moved = f"; the adapter moves logits by {reference.effect:.3g}" if reference else ""
-    return {
-        "title": f"merged{moved}",
-        "columns": ["model", "logits apart", "held-out answers, nats a token", "change of weights kept"],
-        "rows": rows,
-    }
-
-
-def _shown(value: float | None, how: str) -> str:
-    return "not measured" if value is None else format(value, how)
