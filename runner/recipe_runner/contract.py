@@ -63,10 +63,14 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that cannot be read: counted in the ledger as `reason`, with `where` (file:line) kept."""
+    """A row that cannot be read: counted in the ledger as `reason`, with `where` (file:line) kept.
+
+    `detail` is what people are told of this row alone, such as the columns that it has; rows are counted without it.
+    """
 
     where: str
     reason: str
+    detail: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -322,11 +322,12 @@ def test_bad_rows_are_counted_with_file_and_line(tmp_path):
     assert [(entry["where"].removeprefix(str(path)), entry["reason"]) for entry in read["bad_samples"]] == [
         (":3", "malformed JSON (Unterminated string starting at)"),
         (":4", "not UTF-8"),
-        (":5", "neither `text` nor `messages`; name a `format` and its `fields`"),
+        (":5", "neither `text` nor `messages`; name a `format` and its `fields`; it has 'body'"),
         (":7", "not a JSON object"),
         (":8", "a lone surrogate in its text"),
     ]
     assert sum(read["bad"].values()) == 5
+    assert not any("'body'" in reason for reason in read["bad"])  # rows with other columns are no other reason
 
 
 def test_too_many_bad_rows_stop_the_stage(tmp_path):

@@ -49,6 +49,15 @@ def test_a_row_that_lacks_something_is_a_bad_row_that_names_it(use, row, reason)
     assert record(row, use) == BadRow("", reason)
 
 
+def test_what_lacks_a_column_says_which_it_has():
+    assert record({"body": "a", "n": 1}).detail == "it has 'body', 'n'"
+    assert record({"body": "a"}, "text").detail == "it has 'body'"
+    assert record({}, "text").detail == "it has no columns"
+    assert record({"messages": [{"from": "user"}]}, "messages").detail == "it has 'from'"
+    assert record({f"c{n}": 1 for n in range(50)}, "text").detail.endswith("'c11', …")
+    assert record({"text": 5}).detail == ""
+
+
 def test_text_takes_the_columns_it_is_told_of():
     row = {"content": "a", "url": "u", "lang": "en", "site": "s", "text": 5}
     found = record(row, "text", fields={"text": "content", "id": "url", "group": "site"}, keep=["lang"])

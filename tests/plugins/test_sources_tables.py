@@ -52,7 +52,7 @@ def test_parquet_without_the_column_is_an_error_that_names_it(parquet, tmp_path)
     with pytest.raises(RecipeError, match=r"no column 'text'") as caught:
         rows("parquet", parquet, columns=["text"])
     assert "body, n" in caught.value.next
-    with pytest.raises(RecipeError, match=r"a.parquet: row 1: no field 'text'"):
+    with pytest.raises(RecipeError, match=r"a.parquet: row 1: no field 'text'; it has 'body', 'n'"):
         curate("parquet", parquet, tmp_path / "out", format="text")
 
 
@@ -85,6 +85,15 @@ def test_csv_with_two_columns_of_one_name_is_an_error(tmp_path):
     (tmp_path / "a.csv").write_text("text,n,text\none,1,two\n")
     with pytest.raises(RecipeError, match=r"a\.csv has two columns 'text'"):
         rows("csv", tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(("mark", "said"), [("\t", r"\t"), (";", ";")])
+def test_csv_that_another_mark_parts_is_an_error_that_says_so(tmp_path, mark, said):
+    (tmp_path / "a.tsv").write_text(f"id{mark}body\n1{mark}one, two\n")
+    with pytest.raises(RecipeError, match=r"a\.tsv has one column, 'id.{1,2}body', as commas part it") as caught:
+        rows("csv", tmp_path)
+    assert caught.value.next == f'delimiter: "{said}"'
+    assert rows("csv", tmp_path, delimiter=mark) == [{"id": "1", "body": "one, two"}]
 
 
 def test_csv_rows_that_do_not_fit_are_bad_and_an_open_quote_is_an_error(tmp_path):

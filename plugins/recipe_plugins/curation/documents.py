@@ -75,7 +75,7 @@ def read_row(row: Row | BadRow, form: Format, place: str, priority: int) -> Docu
     record = form.record(row)
     where = getattr(row, "where", place) if isinstance(record, BadRow) else ""
     if isinstance(record, BadRow):
-        return BadRow(record.where or where, record.reason)
+        return replace(record, where=record.where or where)
     try:
         return document(replace(record, id=record.id or place, priority=priority))
     except (ValueError, TypeError, RecursionError) as error:

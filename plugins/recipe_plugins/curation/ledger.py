@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from recipe_runner import Counts, RecipeError
+from recipe_runner import BadRow, Counts, RecipeError
 
 NONE = Counts()
 SAMPLES = 20
@@ -27,12 +27,13 @@ class Rows:
     bad: dict[str, int] = field(default_factory=dict)
     samples: list[dict[str, str]] = field(default_factory=list)
 
-    def unreadable(self, where: str, reason: str) -> None:
+    def unreadable(self, row: BadRow) -> None:
         """One row that could not be read."""
         self.rows += 1
-        self.bad[reason] = self.bad.get(reason, 0) + 1
+        self.bad[row.reason] = self.bad.get(row.reason, 0) + 1
         if len(self.samples) < SAMPLES:
-            self.samples.append({"where": where, "reason": reason})
+            said = f"{row.reason}; {row.detail}" if row.detail else row.reason
+            self.samples.append({"where": row.where, "reason": said})
 
     def add(self, other: Rows) -> None:
         """Sum the parts; of the samples the first are kept."""

@@ -187,7 +187,7 @@ class _Reading:
         """The documents; one that would go over the budget ends the reading and is not counted."""
         for found in rows:
             if isinstance(found, BadRow):
-                self._rows.unreadable(found.where, found.reason)
+                self._rows.unreadable(found)
                 continue
             if self._budget is not None and self._rows.documents.bytes + found.size > self._budget:
                 self._full = True

@@ -185,7 +185,8 @@ class Curation:
             raise RecipeError(
                 f"{domain}: {bad:,} of {account.read.rows:,} rows cannot be read, more than max_bad "
                 f"({self.config.max_bad:.2%}); the first: {first['where']}: {first['reason']}",
-                next="repair the source, name its `format` and `fields`, or raise max_bad",
+                next="repair the source, raise max_bad, or name its format and fields, as in\n"
+                "format: {use: text, fields: {text: COLUMN}}",
             )
         if not account.read.documents.documents:
             raise RecipeError(f"{domain}: the source gave no document", next="check its path and its `limit`")

@@ -117,7 +117,8 @@ def _row(line: bytes, place: str) -> Any:
 
 def _strings(row: Any, fields: Sequence[str], place: str) -> Iterator[str]:
     if missing := [name for name in fields if not isinstance(row, dict) or name not in row]:
-        raise RecipeError(f"{place}: no field {missing[0]!r}", next="check `fields` of the filter")
+        there = f"it has {', '.join(map(repr, row))}" if isinstance(row, dict) else "the line is no object"
+        raise RecipeError(f"{place}: no field {missing[0]!r}; {there}", next="check `fields` of the filter")
     values = [row[name] for name in fields] if fields else [row]
     while values:
         value = values.pop(0)

@@ -19,7 +19,7 @@ from recipe_plugins.formats.config import (
     ShareGPTFormat,
     UnpairedPreferenceFormat,
 )
-from recipe_plugins.formats.rows import Conversational, Unfit, conversation, made, string, turns
+from recipe_plugins.formats.rows import Conversational, Unfit, conversation, lacking, made, string, turns
 from recipe_runner import BadRow, Record, Row
 
 Turns = list[dict[str, Any]]
@@ -114,7 +114,7 @@ class UnpairedPreference:
     def _content(self, row: Row) -> dict[str, Any]:
         fields = self.config.fields
         if fields.label not in row:
-            raise Unfit(f"no field {fields.label!r}")
+            raise lacking(row, f"no field {fields.label!r}")
         if row[fields.label] not in (True, False):
             raise Unfit(f"field {fields.label!r} is not true or false")
         prompt = part(row, fields.prompt, "user", self.config)

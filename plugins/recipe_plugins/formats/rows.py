@@ -31,8 +31,23 @@ KEPT = ("name", "tool_call_id")
 """Strings of a turn that are kept under their own names."""
 
 
+SHOWN, LONGEST = 12, 60
+"""Columns that are named to people, and characters of a name."""
+
+
 class Unfit(Exception):
-    """What a row lacks."""
+    """What is wrong with a row."""
+
+    def __init__(self, what: str, detail: str = "") -> None:
+        super().__init__(what)
+        self.detail = detail
+
+
+def lacking(row: Mapping[str, Any], what: str) -> Unfit:
+    """A row, or a turn, without something: which columns it has is what its reader needs to know."""
+    names = [repr(str(name)[:LONGEST]) for name in row]
+    more = ", …" if len(names) > SHOWN else ""
+    return Unfit(what, f"it has {', '.join(names[:SHOWN]) or 'no columns'}{more}")
 
 
 class Text:
@@ -99,7 +114,7 @@ class Auto:
             return conversation(row, turns(row, "messages", self._messages), self._messages.fields)
         if given:
             raise Unfit("both `text` and `messages`; name a `format`")
-        raise Unfit("neither `text` nor `messages`; name a `format` and its `fields`")
+        raise lacking(row, "neither `text` nor `messages`; name a `format` and its `fields`")
 
 
 def made(row: Row, config: FormatConfig, fields: Columns, content: Any) -> Record | BadRow:
@@ -112,7 +127,7 @@ def made(row: Row, config: FormatConfig, fields: Columns, content: Any) -> Recor
         meta = {**made.pop("meta"), **_meta(row, config, fields)}
         return Record(id=_name(row, fields.id), meta=meta, **made)
     except Unfit as unfit:
-        return BadRow("", str(unfit))
+        return BadRow("", str(unfit), unfit.detail)
 
 
 def _name(row: Row, column: str | None) -> str:
@@ -129,7 +144,7 @@ def _meta(row: Row, config: FormatConfig, fields: Columns) -> dict[str, Any]:
     meta = dict(given) if isinstance(config, AutoFormat) and isinstance(given, Mapping) else {}
     for column in config.keep:
         if column not in row:
-            raise Unfit(f"no field {column!r}")
+            raise lacking(row, f"no field {column!r}")
         meta[column] = row[column]
     if row.get(fields.group) is not None:
         meta["group"] = str(row[fields.group])
@@ -139,7 +154,7 @@ def _meta(row: Row, config: FormatConfig, fields: Columns) -> dict[str, Any]:
 def string(row: Row, column: str) -> str:
     """The text in a column."""
     if column not in row:
-        raise Unfit(f"no field {column!r}")
+        raise lacking(row, f"no field {column!r}")
     if not isinstance(row[column], str):
         raise Unfit(f"field {column!r} is not a string")
     return str(row[column])
@@ -168,7 +183,7 @@ def _objects(value: Any, what: str) -> list[dict[str, Any]]:
 def turns(row: Row, column: str, config: Conversational) -> list[dict[str, Any]]:
     """The turns in a column, with ChatML roles."""
     if column not in row:
-        raise Unfit(f"no field {column!r}")
+        raise lacking(row, f"no field {column!r}")
     given = row[column]
     if not isinstance(given, Sequence) or isinstance(given, str) or not given:
         raise Unfit(f"field {column!r} is not a list of turns")

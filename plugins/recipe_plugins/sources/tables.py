@@ -98,6 +98,7 @@ class Csv(FileSource[CsvConfig]):
             header = next(reader, None)
             if header is None:
                 raise RecipeError(f"{piece.payload} is empty", next="the first line names the columns")
+            self._check_parted(header, piece.payload)
             if twice := [name for name, count in Counter(header).items() if name and count > 1]:
                 raise RecipeError(f"{piece.payload} has two columns {twice[0]!r}", next="rename one in the first line")
             yield from self._rows(reader, header, piece.payload)
@@ -105,6 +106,13 @@ class Csv(FileSource[CsvConfig]):
             raise RecipeError(
                 f"{piece.payload}:{reader.line_num}: {error}", next="repair the file's quotes, or check `delimiter`"
             ) from None
+
+    def _check_parted(self, header: Sequence[str], path: Found) -> None:
+        """One column whose name holds another mark than the default's: the file is parted by that."""
+        marks = {"\t": r"\t", ";": ";", "|": "|"} if len(header) == 1 and self.config.delimiter == "," else {}
+        if mark := next((said for mark, said in marks.items() if mark in header[0]), None):
+            raise RecipeError(f"{path} has one column, {header[0][:60]!r}, as commas part it",
+                              next=f'delimiter: "{mark}"')  # fmt: skip
 
     def _rows(self, reader: Any, header: Sequence[str], path: Found) -> Iterator[Row | BadRow]:
         for values in filter(None, reader):
