@@ -14,11 +14,14 @@ pytestmark = pytest.mark.slow
 pytest.importorskip("gguf")
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-# transformers reads no other head size of qwen3 than 128, and neither sizes of gpt2
+# transformers reads no other head size of qwen3 than 128, and neither sizes of gpt2 nor numbers of experts
+EXPERTS = {"num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768}
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 32}
 CASES = {
     "llama": {"use": "llama", **SMALL, "num_key_value_heads": 2, "tie_word_embeddings": False},
     "llama, tied": {"use": "llama", **SMALL},
     "qwen3": {"use": "qwen3", **SMALL, "head_dim": 128, "num_key_value_heads": 2},
+    "qwen3-moe": {"use": "qwen3-moe", **TINY, **EXPERTS},
     "gpt2": {"use": "gpt2", **SMALL, "intermediate_size": 128, "max_position_embeddings": 1024},
 }
 
@@ -66,6 +69,60 @@ def test_another_reader_finds_the_same_model(models, name, tmp_path):
     ours = AutoModelForCausalLM.from_pretrained(models[name].payload, dtype=torch.float32)
     assert torch.allclose(logits(theirs), logits(ours), atol=1e-5)
     assert exported.facts["export"]["read_back"] == "equal"
+
+
+def test_experts_are_the_same_one_by_one_or_stacked_and_none_may_be_missing(models, tmp_path):
+    """As the hub has them, and as they are in memory."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    model = models["qwen3-moe"]
+    tensors = load_file(model.payload / "model.safetensors")
+    place = "model.layers.0.mlp.experts"
+    assert f"{place}.127.up_proj.weight" in tensors
+
+    def stack(part):
+        return torch.stack([tensors[f"{place}.{number}.{part}_proj.weight"] for number in range(128)])
+
+    def saved(name, weights, **keys):
+        folder = tmp_path / name
+        shutil.copytree(model.payload, folder)
+        save_file(weights, folder / "model.safetensors")
+        path = folder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
+        return Model(folder, name, {})
+
+    rest = {name: tensor for name, tensor in tensors.items() if ".experts." not in name}
+    both = torch.cat([stack("gate"), stack("up")], dim=1)
+    stacked = saved("stacked", {**rest, f"{place}.gate_up_proj": both, f"{place}.down_proj": stack("down")})
+    one, other = (export(part, tmp_path / part.digest, dtype="q8_0") for part in (model, stacked))
+    assert one.digest == other.digest
+    assert one.facts["export"]["stored"] == {"f32": 6, "f16": 6, "q8_0": 2}  # rows of 16 are no blocks of 32
+    short = saved("short", {name: tensor for name, tensor in tensors.items() if ".experts.7." not in name})
+    with pytest.raises(RecipeError, match=r"has 127 tensors for .*, not one for each of 128"):
+        export(short, tmp_path / "x")
+    with pytest.raises(RecipeError, match="norm_topk_prob: False cannot be exported"):
+        export(saved("other", tensors, norm_topk_prob=False), tmp_path / "y")
+
+
+def test_only_the_files_of_the_index_are_the_model(models, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "model"
+    shutil.copytree(models["llama"].payload, folder)
+    tensors = load_file(folder / "model.safetensors")
+    names = sorted(tensors)
+    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, part in shards.items():
+        save_file({name: tensors[name] for name in part}, folder / file)
+    weight_map = {name: file for file, part in shards.items() for name in part}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    save_file({name: 0 * tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
+    usual = export(models["llama"], tmp_path / "usual")
+    assert export(Model(folder, "other", {}), tmp_path / "sharded").digest == usual.digest
+    (folder / "b.safetensors").unlink()
+    with pytest.raises(RecipeError, match=r"has no b\.safetensors"):
+        export(Model(folder, "other", {}), tmp_path / "torn")
 
 
 def test_another_reader_finds_the_same_tokeniser(models, tmp_path):

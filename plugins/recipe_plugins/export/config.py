@@ -22,8 +22,8 @@ class ExportConfig(StageConfig):
     dtype: Annotated[
         Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"],
         Field(
-            description="of matrices; vectors stay f32. q8_0 and below are integers in blocks of 32: embedding and "
-            "head stay q8_0, rows that blocks do not divide f16"
+            description="of matrices; vectors, and what chooses experts, stay f32. q8_0 and below are integers in "
+            "blocks of 32: embedding and head stay q8_0, rows that blocks do not divide f16"
         ),
     ]
 

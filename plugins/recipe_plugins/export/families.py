@@ -24,12 +24,27 @@ TURNED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """`settings` are GGUF's keys after the architecture's name; `changed` is a tensor as GGUF has it, by its name."""
+    """`settings` are GGUF's keys after the architecture's name; `changed` is a tensor as GGUF has it, by its name.
+
+    `fixed` are the keys of a config that GGUF has no place for: what they are where a config leaves them out, and what
+    they must be, as it is what llama.cpp computes.
+    """
 
     name: str
     layers: Callable[[Keys], int]
     settings: Callable[[Keys], dict[str, int | float]]
     changed: Callable[[Keys, str, torch.Tensor], torch.Tensor]
+    fixed: Mapping[str, tuple[Any, Any]]
+
+    def check(self, keys: Keys) -> None:
+        """Raise `RecipeError` for a model that computes what GGUF cannot say."""
+        for key, (usual, wanted) in self.fixed.items():
+            found = usual if keys.get(key) is None else keys[key]
+            if found != wanted:
+                raise RecipeError(
+                    f"a {self.name} with {key}: {found} cannot be exported: GGUF has no place for it, and llama.cpp "
+                    f"computes with {wanted}"
+                )
 
 
 def _llama(keys: Keys) -> dict[str, int | float]:
@@ -58,6 +73,20 @@ def _rope(keys: Keys) -> float:
     if kind != "default":
         raise RecipeError(f"rotary positions of type {kind!r} cannot be exported yet", next="only `default` ones can")
     return float(rope.get("rope_theta") or keys.get("rope_theta") or 10_000.0)
+
+
+def _with_experts(keys: Keys) -> dict[str, int | float]:
+    return {
+        **_llama(keys),
+        "expert_count": experts_of(keys),
+        "expert_used_count": keys["num_experts_per_tok"],
+        "expert_feed_forward_length": keys["moe_intermediate_size"],
+    }
+
+
+def experts_of(keys: Keys) -> int:
+    """Experts of a layer; newer versions of transformers write them down by another name. 0 without any."""
+    return int(keys.get("num_experts") or keys.get("num_local_experts") or 0)
 
 
 def _gpt2(keys: Keys) -> dict[str, int | float]:
@@ -91,19 +120,29 @@ def _turned(keys: Keys, name: str, tensor: torch.Tensor) -> torch.Tensor:
     return tensor.T if name.endswith(TURNED) else tensor
 
 
+SILU = {"hidden_act": ("silu", "silu")}
+QWEN3 = {**SILU, "use_sliding_window": (False, False), "attention_bias": (False, False)}
+EXPERTS = {**QWEN3, "norm_topk_prob": (False, True), "decoder_sparse_step": (1, 1), "mlp_only_layers": ([], [])}
+GPT2 = {
+    "activation_function": ("gelu_new", "gelu_new"), "scale_attn_weights": (True, True),
+    "scale_attn_by_inverse_layer_idx": (False, False),
+}  # fmt: skip
+
 FAMILIES = {
-    "llama": Family("llama", lambda keys: int(keys["num_hidden_layers"]), _llama, _neighbours),
-    "qwen3": Family("qwen3", lambda keys: int(keys["num_hidden_layers"]), _llama, _as_it_is),
-    "gpt2": Family("gpt2", lambda keys: int(keys["n_layer"]), _gpt2, _turned),
+    "llama": Family("llama", lambda keys: int(keys["num_hidden_layers"]), _llama, _neighbours, SILU),
+    "qwen3": Family("qwen3", lambda keys: int(keys["num_hidden_layers"]), _llama, _as_it_is, QWEN3),
+    "qwen3_moe": Family("qwen3moe", lambda keys: int(keys["num_hidden_layers"]), _with_experts, _as_it_is, EXPERTS),
+    "gpt2": Family("gpt2", lambda keys: int(keys["n_layer"]), _gpt2, _turned, GPT2),
 }
 
 
 def family_of(keys: Keys) -> Family:
-    """By model type. Raises `RecipeError` for one that cannot be exported."""
+    """By model type. Raises `RecipeError` for a model that cannot be exported."""
     found = FAMILIES.get(str(keys.get("model_type")))
     if found is None:
         raise RecipeError(
             f"a model of type {keys.get('model_type')!r} cannot be exported",
             next=f"types that can: {', '.join(FAMILIES)}",
         )
+    found.check(keys)
     return found

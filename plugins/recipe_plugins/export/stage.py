@@ -24,16 +24,21 @@ import torch
 from safetensors import safe_open
 
 from recipe_plugins.export.config import ExportConfig
-from recipe_plugins.export.families import Family, family_of
+from recipe_plugins.export.experts import gathered
+from recipe_plugins.export.families import Family, experts_of, family_of
 from recipe_plugins.export.quantised import BLOCK, TYPES, Loss
 from recipe_plugins.export.vocabulary import vocabulary
 from recipe_plugins.training.loading import load_tokenizer
+from recipe_plugins.training.weights import shards
 from recipe_runner import RecipeError, StageContext
 
 FILE = "model.gguf"
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 TABLES = ("token_embd.weight", "output.weight")
 """Embedding and head, which lose more by few bits than layers do; llama.cpp keeps more of them, too."""
+
+ROUTER = "ffn_gate_inp.weight"
+"""It decides which experts a token goes through: little, and always f32 in llama.cpp's own files."""
 
 FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9}
 """GGUF's numbers of what most tensors are stored in (`general.file_type`)."""
@@ -111,14 +116,13 @@ class Tensors:
     def __init__(self, folder: Path, keys: Mapping[str, Any], family: Family, dtype: str, stack: ExitStack) -> None:
         self.keys, self.family, self.dtype = keys, family, dtype
         self.kinds: dict[str, str] = {}  # what each is stored as, known once it was read
-        files = [stack.enter_context(safe_open(path, framework="pt")) for path in sorted(folder.glob("*.safetensors"))]
+        files = [stack.enter_context(safe_open(path, framework="pt")) for path in shards(folder)]
         self._file = {name: file for file in files for name in sorted(file.keys())}
-        if not self._file:
-            raise RecipeError(f"{folder} has no weights in safetensors")
+        self._sources = gathered(self._file, experts_of(keys))
         gguf = library()
         architecture = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == family.name)
         known = gguf.get_tensor_name_map(architecture, family.layers(keys))
-        self.names = {self._named(known, name): name for name in self._file}
+        self.names = {self._named(known, name): name for name in self._sources}
 
     def _named(self, known: Any, name: str) -> str:
         found = known.get_name(name, try_suffixes=(".weight", ".bias"))
@@ -129,7 +133,8 @@ class Tensors:
     def tensor(self, name: str) -> torch.Tensor:
         """By GGUF's name; fp32 what is a vector or to be quantised. Raises `RecipeError` for a number too large."""
         own = self.names[name]
-        found = self.family.changed(self.keys, own, self._file[own].get_tensor(own))
+        read = self._sources[own].read(lambda part: self._file[part].get_tensor(part))
+        found = self.family.changed(self.keys, own, read)
         kind = self.kinds[name] = self._kind(name, found)
         cast = found.to(DTYPES.get(kind, torch.float32)).contiguous()
         if not cast.isfinite().all():
@@ -137,7 +142,7 @@ class Tensors:
         return cast
 
     def _kind(self, name: str, tensor: torch.Tensor) -> str:
-        if tensor.ndim < 2:
+        if tensor.ndim < 2 or name.endswith(ROUTER):
             return "f32"
         if self.dtype not in TYPES:
             return self.dtype

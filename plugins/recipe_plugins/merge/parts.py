@@ -20,7 +20,7 @@ import torch
 from safetensors import safe_open
 
 from recipe_plugins.merge.config import MergedModel
-from recipe_plugins.merge.streaming import shards
+from recipe_plugins.training.weights import shards
 from recipe_runner import RecipeError
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

@@ -20,9 +20,8 @@ from safetensors import safe_open
 
 from recipe_plugins.merge.changes import Change
 from recipe_plugins.training.quantised import Quantisation, round_trip
+from recipe_plugins.training.weights import INDEX, shards
 from recipe_runner import RecipeError
-
-INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +35,6 @@ class Dequantised:
     def restore(self, weight: torch.Tensor) -> torch.Tensor:
         """What the layer multiplied with, in fp32."""
         return round_trip(weight.to(self.dtype), double=self.quantisation.double).float()
-
-
-def shards(folder: Path) -> list[Path]:
-    """The weight files of a saved model. Raises `RecipeError` where they are not safetensors."""
-    index = folder / INDEX
-    if index.is_file():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    else:
-        names = {"model.safetensors"}
-    missing = sorted(name for name in names if not (folder / name).is_file())
-    if missing:
-        raise RecipeError(f"{folder} has no {missing[0]}: only weights in safetensors can be merged")
-    return [folder / name for name in sorted(names)]
 
 
 @dataclass(frozen=True, slots=True)

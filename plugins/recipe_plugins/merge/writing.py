@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from recipe_plugins.merge.parts import DTYPES, Kind
-from recipe_plugins.merge.streaming import INDEX
+from recipe_plugins.training.weights import INDEX
 
 SHARD = 5_000_000_000
 """Bytes of a file, at most, unless one tensor is larger."""
