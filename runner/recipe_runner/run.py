@@ -76,6 +76,7 @@ class Run:
         self.results: dict[str, StageResult] = {}
         self.made: dict[str, Artifact] = {}
         self.status = "running"
+        self._restarted: set[str] = set()
         self._given = list(listeners)
         self._started = time.time()
         self._stop: Callable[[], None] | None = None
@@ -163,6 +164,7 @@ class Run:
                 return
             if name in self.options.restart:
                 self.store.discard(use.component.name, key)
+                self._restarted.add(name)
             reasons = self.outlook.reasons(name, payload, again.why, name in self.options.force)
             self._build(name, use, payload, reasons, lock)
 
@@ -316,7 +318,10 @@ class Run:
         raise StageFailed(f"stage {name}{what}", next=f"logs: {partial / 'logs'}\n{again}")
 
     def command(self) -> str:
-        """The command that continues this run."""
+        """The command that continues this run.
+
+        A stage that was restarted goes on from what it has made since; those that the run did not get to are named.
+        """
         import shlex
 
         options, words = self.options, ["recipe"]
@@ -325,9 +330,11 @@ class Run:
         words += ["run", str(self.recipe.file), *self.recipe.overrides]
         store = "" if self.store.root == Path.cwd() / ".recipe" else str(self.store.root)
         forced = [("--force", name) for name in options.force if name not in self.made]
-        for flag, value in [("--store", store), ("--until", options.until), ("--only", options.only), *forced]:
+        fresh = [("--restart", name) for name in options.restart if name not in {*self.made, *self._restarted}]
+        for flag, value in [("--store", store), ("--until", options.until), ("--only", options.only), *forced, *fresh]:
             words += [flag, value] if value else []
-        return shlex.join([*words, *["--trust-remote-code"] * options.allow_remote_code])
+        words += ["--no-wait"] * (not options.wait) + ["--trust-remote-code"] * options.allow_remote_code
+        return shlex.join(words)
 
     def _leave_if_asked(self) -> None:
         if self._signalled:

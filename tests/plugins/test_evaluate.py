@@ -28,6 +28,16 @@ def test_change_is_from_the_first_model_and_samples_stand_side_by_side():
     assert shown["loss of answers, nats a token"]["rows"] == [["q where own content", None, 0.5]]
 
 
+def test_a_domain_that_a_model_was_not_scored_in_has_no_change_and_a_gap_in_the_table():
+    found = {**MODELS, "base": {**MODELS["base"], "bits_per_byte": {"prose": 2.0}}}
+    results = compared(found, ["Hi?"])
+    assert results["models"]["base"]["change"] == {"prose": 0.0}
+    assert results["models"]["chat"]["change"] == {"prose": 0.5}
+    assert results["models"]["chat"]["bits_per_byte"]["std.lib"] == 2.9
+    shown = {table["title"]: table for table in tables(results)}
+    assert shown["bits per byte of held-out text"]["rows"] == [["prose", 2.0, 2.5], ["std.lib", None, 2.9]]
+
+
 def test_a_metric_is_found_by_its_path_even_where_names_have_dots():
     assert lookup(MODELS, "base.bits_per_byte.std.lib") == 3.0
     assert lookup(MODELS, "chat.answers.q.where.own.content") == 0.5

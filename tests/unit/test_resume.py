@@ -164,6 +164,19 @@ def test_the_command_to_go_on_has_every_option_that_matters(bench):
     assert words[4:] == rest
 
 
+def test_the_command_to_go_on_keeps_what_a_restart_has_made_and_restarts_what_is_still_to_come(bench, uninterrupted):
+    bench.write(STAGES + "  next: {use: toy-train, model: train}\n")
+    with pytest.raises(StageFailed):
+        bench.run("stages.train.fail_at=4")
+    with pytest.raises(StageFailed) as caught:
+        bench.run("stages.train.fail_at=9", restart=("train", "next"), wait=False)
+    words = shlex.split(caught.value.next.partition("to continue: ")[2])
+    assert words[words.index("--store") + 2 :] == ["--restart", "next", "--no-wait"]
+    assert bench.steps(bench.partial()) == list(range(1, 10))
+    assert _incomplete(bench.run(restart=("next",))) == "incomplete (step 9)"
+    assert result(bench.artifact("train")) == uninterrupted
+
+
 # ── what else may end a stage ────────────────────────────────────────────────────────────────────────────────────
 
 

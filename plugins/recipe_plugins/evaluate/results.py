@@ -14,12 +14,14 @@ Results = Mapping[str, Mapping[str, Any]]
 def compared(found: Results, prompts: Sequence[str]) -> dict[str, Any]:
     """`{"models": {label: measures}, "samples": [{"prompt", "answers": {label: text}}]}`.
 
-    Each model has under `change` its bits per byte less those of the first model, by domain.
+    Each model has under `change` its bits per byte less those of the first model, by domain that both were scored in:
+    one is not where none of the documents has two of its tokens.
     """
     first = next(iter(found.values()))["bits_per_byte"]
     models = {}
     for label, measures in found.items():
-        change = {domain: round(bits - first[domain], 6) for domain, bits in measures["bits_per_byte"].items()}
+        own = measures["bits_per_byte"]
+        change = {domain: round(bits - first[domain], 6) for domain, bits in own.items() if domain in first}
         models[label] = {**{key: value for key, value in measures.items() if key != "samples"}, "change": change}
     samples = [
         {"prompt": prompt, "answers": {label: measures["samples"][prompt] for label, measures in found.items()}}
