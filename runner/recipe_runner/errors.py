@@ -65,13 +65,17 @@ class Problem:
 
 
 class RecipeError(ValueError):
-    """A user's error: what is wrong and, in `next`, what to do about it."""
+    """A user's error: what is wrong and, in `next`, what to do about it.
+
+    `field` is for a config's validator: the keys from that config down to what is wrong, whose line is then shown
+    (`("mix", "weights", "wbe")`); without it the block that the config was made of is.
+    """
 
     exit_code: ExitCode = ExitCode.STAGE_FAILED
 
-    def __init__(self, what: str, *, next: str = "") -> None:
+    def __init__(self, what: str, *, next: str = "", field: Sequence[str | int] = ()) -> None:
         super().__init__(what)
-        self.what, self.next = what, next
+        self.what, self.next, self.field = what, next, tuple(map(str, field))
 
     def render(self) -> str:
         """The text that people see."""

@@ -52,6 +52,7 @@ def worded_problems(
     places: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for entry in error.errors(include_url=False):
         loc = _real((*above, *entry["loc"]), tree, missing=entry["type"] in ("missing", "extra_forbidden"))
+        loc += getattr(entry.get("ctx", {}).get("error"), "field", ())
         places.setdefault(loc, []).append(entry)
     for loc in [loc for loc, entries in places.items() if {e["type"] for e in entries} == {"too_short"}]:
         if any(len(other) > len(loc) and other[: len(loc)] == loc for other in places):

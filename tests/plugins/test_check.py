@@ -49,3 +49,52 @@ def test_a_row_of_a_stage_with_judged_answers_is_as_many_as_it_stands_for():
     assert rows("dpo-8b", "preferred") == 2
     assert rows("dpo-8b", "preferred", "stages.preferred.objective=kto") == 1
     assert rows("grpo-tiny", "brief", "stages.brief.group=12") == 12
+
+
+FIELDS = """schema: 1
+name: t
+stages:
+  corpus:
+    use: curation
+    sources:
+      web: {use: text, path: .}
+      code: {use: text, path: .}
+    steps:
+      step:
+        STEP
+    mix:
+      weights: WEIGHTS
+      MIX
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "line", "path"),
+    [
+        ({"STEP": "{use: gopher-quality, only: {domain: [web, coed]}}"}, 11, "steps.step.only.domain.1"),
+        ({"WEIGHTS": "{web: 1, coed: 1}"}, 13, "mix.weights.coed"),
+        ({"WEIGHTS": "{web: 1}"}, 13, "mix.weights"),
+        ({"WEIGHTS": "{}", "MIX": "upsample: {coed: 2}"}, 14, "mix.upsample.coed"),
+        ({"WEIGHTS": "{}", "MIX": "bytes_per_token: {web: 4}"}, 14, "mix.bytes_per_token"),
+        ({"MIX": "upsample: {web: 2}"}, 14, "mix.upsample"),
+        ({"STEP": "{use: length, min_words: 9, max_words: 3}"}, 11, "steps.step.min_words"),
+        ({"STEP": "{use: regex, pattern: a, action: replace, replacement: '\\1'}"}, 11, "steps.step.replacement"),
+        ({"STEP": "{use: score, where: quality}"}, 11, "steps.step.where"),
+        (
+            {"STEP": "{use: quality-classifier, keep: all, positives: {domains: [web]}, negatives: {domains: [coed]}}"},
+            11, "steps.step.negatives.domains.0",
+        ),
+        ({"      step:": "      mix:"}, 10, "steps.mix"),
+    ],
+)  # fmt: skip
+def test_what_spans_fields_is_shown_where_the_wrong_one_is_written(tmp_path, said, line, path):
+    text = FIELDS
+    usual = {"STEP": "use: exact-dedup", "WEIGHTS": "{web: 1, code: 1}", "MIX": "temperature: 1"}
+    for mark, value in {**usual, **said}.items():
+        text = text.replace(mark, value)
+    (tmp_path / "t.yaml").write_text(text)
+    with pytest.raises(InvalidRecipe) as caught:
+        load(str(tmp_path / "t.yaml"))
+    (problem,) = caught.value.problems
+    assert (problem.origin.line, problem.path) == (line, f"stages.corpus.{path}")
+    assert "coed" not in problem.what or problem.next == "did you mean 'code'?"

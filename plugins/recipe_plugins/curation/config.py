@@ -16,6 +16,7 @@ from recipe_runner import (
     Format,
     GlobalFilter,
     Known,
+    RecipeError,
     Share,
     Size,
     Slot,
@@ -68,7 +69,8 @@ class MixConfig(Config):
     @model_validator(mode="after")
     def _one(self) -> MixConfig:
         if self.weights and self.upsample:
-            raise ValueError("`upsample` scales the domains' sizes; beside `weights` give `repeat`")
+            what = "`upsample` scales the domains' sizes; beside `weights` give `repeat`"
+            raise RecipeError(what, field=["upsample"])
         return self
 
     def ratio(self, domain: str) -> float:
@@ -76,15 +78,22 @@ class MixConfig(Config):
         return self.bytes_per_token[domain] if isinstance(self.bytes_per_token, dict) else self.bytes_per_token
 
     def check(self, domains: Iterable[str]) -> None:
-        """Raise `ValueError` for a domain that is missing or not there."""
+        """Raise `RecipeError` for a domain that is missing or not there."""
         ratios = self.bytes_per_token if isinstance(self.bytes_per_token, dict) else {}
         for name, given in {"weights": self.weights, "upsample": self.upsample, "bytes_per_token": ratios}.items():
             for domain in given:
                 if domain not in (known := tuple(domains)):
-                    hint = suggest(domain, known, noun="domains of this stage")
-                    raise ValueError(f"mix.{name}: no source is called {domain!r}; {hint}")
+                    raise unknown(domain, known, "mix", name, domain)
             if given and name != "upsample" and (missing := set(domains) - set(given)):
-                raise ValueError(f"mix.{name}: nothing is said of {min(missing)!r}")
+                raise RecipeError(
+                    f"nothing is said of {min(missing)!r}", next="say it of every domain", field=["mix", name]
+                )
+
+
+def unknown(domain: str, known: Iterable[str], *field: str | int) -> RecipeError:
+    """A domain that no source is called."""
+    hint = suggest(domain, known, noun="domains of this stage")
+    return RecipeError(f"no source is called {domain!r}", next=hint, field=field)
 
 
 class CurationConfig(StageConfig):
@@ -108,19 +117,21 @@ class CurationConfig(StageConfig):
     def _names(self) -> CurationConfig:
         for name in [*self.sources, *self.steps]:
             if not re.fullmatch(r"\w[\w.-]*", name):
-                raise ValueError(f"{name!r} becomes a folder's name: letters, digits, _, - and . only")
+                part = "sources" if name in self.sources else "steps"
+                what = f"{name!r} becomes a folder's name: letters, digits, _, - and . only"
+                raise RecipeError(what, field=[part, name])
         for step, use in self.steps.items():
-            learned = use.config.taught_by() if hasattr(use.config, "taught_by") else ()
-            for domain in (*self.domains_of(use), *learned):
-                if domain not in self.sources:
-                    raise ValueError(
-                        f"steps.{step}: no source is called {domain!r}; "
-                        + suggest(domain, self.sources, noun="domains of this stage")
-                    )
+            learned = use.config.taught_by() if hasattr(use.config, "taught_by") else {}
+            for keys, domains in {("only", "domain"): self.domains_of(use), **learned}.items():
+                for number, domain in enumerate(domains):
+                    if domain not in self.sources:
+                        raise unknown(domain, self.sources, "steps", step, *keys, number)
         if self.mix:
             self.mix.check(self.sources)
             if "mix" in self.steps:
-                raise ValueError("steps.mix: the ledger calls the mixture `mix`; give the step another name")
+                raise RecipeError(
+                    "the ledger calls the mixture `mix`; give the step another name", field=["steps", "mix"]
+                )
         return self
 
     def domains_of(self, step: Use[Any]) -> tuple[str, ...]:

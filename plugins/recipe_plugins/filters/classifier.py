@@ -72,7 +72,7 @@ class QualityClassifier:
     def among(self, domains: Sequence[str], judged: frozenset[str]) -> frozenset[str]:
         """Told the stage's domains in the order of their priorities; returns those it must see."""
         self._domains, self._judged = domains, judged
-        return judged | set(self.config.taught_by())
+        return judged.union(*self.config.taught_by().values())
 
     # ── before it decides ────────────────────────────────────────────────────────────────────────────────────────
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from recipe_runner import Config, Execution, File, Share, Size
+from recipe_runner import Config, Execution, File, RecipeError, Share, Size
 
 
 class Examples(Config):
@@ -52,12 +52,12 @@ class ClassifierConfig(Config):
         if given != [self.model is None] * 2:
             raise ValueError("give either `model`, or both `positives` and `negatives`")
         if both := set(self.positives.domains) & set(self.negatives.domains):
-            raise ValueError(f"{min(both)!r} is among the positives and the negatives")
+            raise RecipeError(f"{min(both)!r} is among the positives and the negatives", field=["negatives", "domains"])
         return self
 
-    def taught_by(self) -> tuple[str, ...]:
-        """The domains that it is trained on."""
-        return (*self.positives.domains, *self.negatives.domains)
+    def taught_by(self) -> dict[tuple[str, str], tuple[str, ...]]:
+        """The domains that it is trained on, by the keys that name them."""
+        return {("positives", "domains"): self.positives.domains, ("negatives", "domains"): self.negatives.domains}
 
 
 class DecontaminateConfig(Config):

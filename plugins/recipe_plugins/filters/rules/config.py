@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from recipe_plugins.filters.rules.where import parsed
-from recipe_runner import Config, Count, File, Share, Size
+from recipe_runner import Config, Count, File, RecipeError, Share, Size
 
 Definition = Literal["whitespace", "unicode"]
 
@@ -114,7 +114,9 @@ class LengthConfig(Config):
         for name, low in given.items():
             high = given.get(f"max_{name[4:]}")
             if name.startswith("min_") and high is not None and low > high:
-                raise ValueError(f"{name} ({low}) is above max_{name[4:]} ({high}): nothing would be kept")
+                raise RecipeError(
+                    f"{name} ({low}) is above max_{name[4:]} ({high}): nothing would be kept", field=[name]
+                )
         return self
 
 
@@ -142,12 +144,13 @@ class RegexConfig(Config):
     @model_validator(mode="after")
     def _used(self) -> RegexConfig:
         if self.replacement and self.action != "replace":
-            raise ValueError(f"`replacement` is for action: replace; this is action: {self.action}")
+            what = f"`replacement` is for action: replace; this is action: {self.action}"
+            raise RecipeError(what, field=["replacement"])
         if self.action == "replace":
             try:
                 re.compile(self.pattern + "|").sub(self.replacement, "")
             except (re.error, IndexError) as error:
-                raise ValueError(f"`replacement` does not fit the pattern: {error}") from None
+                raise RecipeError(f"`replacement` does not fit the pattern: {error}", field=["replacement"]) from None
         return self
 
 
@@ -209,10 +212,17 @@ class ToxicityConfig(Config):
         return self
 
 
+def _condition(text: str) -> str:
+    parsed(text)
+    return text
+
+
 class ScoreConfig(Config):
     """Either a condition on each document, or the best of all."""
 
-    where: str | None = Field(default=None, description="such as `quality >= 0.8 and answer_words >= 5`")
+    where: Annotated[str, AfterValidator(_condition)] | None = Field(
+        default=None, description="such as `quality >= 0.8 and answer_words >= 5`"
+    )
     top: Annotated[Share, Field(gt=0)] | None = Field(default=None, description="share of documents to keep")
     by: str | None = Field(default=None, description="the score of `top`")
 
@@ -222,6 +232,4 @@ class ScoreConfig(Config):
             raise ValueError("give either `where` (a condition) or `top` (a share), not both or none")
         if (self.by is None) != (self.top is None):
             raise ValueError("`top` and `by` belong together: top: 0.2, by: quality")
-        if self.where is not None:
-            parsed(self.where)
         return self

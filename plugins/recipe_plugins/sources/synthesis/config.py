@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from recipe_plugins.sources.config import SourceConfig
-from recipe_runner import Execution, File, Place
+from recipe_runner import Execution, File, Place, RecipeError
 
 
 class SynthesiseConfig(SourceConfig):
@@ -50,7 +50,7 @@ class SynthesiseConfig(SourceConfig):
         if (self.server is None) != (self.model is None):
             raise ValueError("`server` and `model` belong together")
         if self.key and self.server is None:
-            raise ValueError("`key` is for a `server`")
+            raise RecipeError("`key` is for a `server`", field=["key"])
         if self.system and self.ask == "completion":
-            raise ValueError("`system` is for ask: chat")
+            raise RecipeError("`system` is for ask: chat", field=["system"])
         return self
