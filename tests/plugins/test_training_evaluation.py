@@ -114,6 +114,42 @@ def test_best_and_patience_survive_a_stop_exactly(run):
     assert same(weights(straight), weights(finished))
 
 
+@pytest.mark.parametrize(("warmup", "kept"), [(1, True), (0.9, False)])
+def test_a_stable_phase_that_is_stopped_early_ends_there_and_keeps_its_branch_point(run, warmup, kept, tiny_corpus):
+    """Annealing goes on from the last step, whatever step was the best; a warm-up has none to go on from."""
+    from safetensors.torch import load_file
+
+    from recipe_runner import Model
+
+    schedule = {"use": "wsd", "warmup": warmup, "decay": 0.1}
+    settings = {"every": 2, "keep": "best", "early_stopping": 2, "samples": 0}
+    context = run("base", evaluation=settings, optimizer={"lr": 0.5}, budget={"steps": 40}, schedule=schedule)
+    last = context.facts["last_step"]["step"]
+    assert last < 30
+    model = Model(context.folder, "base", {"facts": context.facts})
+    branch = model.branch_point()
+    if not kept:
+        assert branch is None
+        with pytest.raises(RecipeError, match=f"it ended after step {last} of 40, in no stable phase"):
+            _annealed(model, tiny_corpus, context.folder.with_name("annealed"))
+        return
+    assert branch is not None
+    assert (branch.step, branch.phase, branch.lr) == (last, "stable", pytest.approx(0.5))
+    saved = load_file(context.work / "checkpoints" / f"step-{last}" / "trained.safetensors")
+    assert same(saved, load_file(branch.path / "trained.safetensors"))
+    assert not same(saved, weights(context))
+
+
+def _annealed(model, corpus, folder):
+    from recipe_runner.testing import make
+
+    config = {
+        "model": "model", "corpus": "corpus", "mix": {"prose": 1.0}, "batch_size": 8, "sequence_length": 64,
+        "budget": {"steps": 2}, "execution": {"device": "cpu", "threads": 1},
+    }  # fmt: skip
+    return make("anneal", config, folder, inputs={"model": model, "corpus": corpus})
+
+
 def test_a_kill_while_the_branch_is_kept_loses_no_branch(run, monkeypatch):
     from recipe_plugins.training import checkpoints
 

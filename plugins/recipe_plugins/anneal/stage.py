@@ -82,5 +82,9 @@ class AnnealStage:
 def _why_not(source: Model) -> str:
     if not source.manifest:
         return "it comes from outside, without the optimizer state of a stable phase"
-    schedule = source.facts.get("training", {}).get("schedule", {}).get("use", "its schedule")
+    training = source.facts.get("training", {})
+    schedule = training.get("schedule", {}).get("use", "its schedule")
+    last = source.facts.get("last_step", {}).get("step", source.facts.get("steps"))
+    if last is not None and last < training.get("steps", 0):
+        return f"it ended after step {last} of {training['steps']}, in no stable phase ({schedule})"
     return f"it keeps no state of a stable phase ({schedule} left none)"

@@ -299,6 +299,8 @@ class RecipeTrainerMixin(Resumable):
         late = 0 < self.job.checkpoint_seconds <= time.monotonic() - self._saved_at
         stopping, late = self._any_rank(ctx.stopping(), late)
         self.interrupted = stopping and step < self.job.steps and not self.stopped_early
+        if self.stopped_early and self.branch_step and self.job.schedule.phase(step - 1, self.job.steps) == "stable":
+            self.branch_step = step  # the stable phase ends here
         due = step % self.job.checkpoint_every == 0 or step in (self.job.steps, self.branch_step)
         stop = self.interrupted or self.stopped_early
         control.should_save = due or late or best or stop
