@@ -19,7 +19,7 @@ _HOME = {
     name: module
     for module, names in {
         "artifacts": "Adapter Artifact Corpus Evaluation Model RewardModel Tokeniser",
-        "components": "Component Config Count Execution File Input Place Ref Registry Share Size Slot Use",
+        "components": "Component Config Count Execution File Input Place Ref Registry Share Size Slot Use exact",
         "contract": "Architecture BadRow Branch Counts Estimate Event ExecutionConfig Filter Format GlobalFilter Known "
         "KnownInput Launcher OneByOne Optimizer ParamGroup Piece Record RecordFilter Row Schedule Source Stage "
         "StageConfig StageContext Tracker Verdict batched",
@@ -83,6 +83,7 @@ __all__ = [
     "Use",
     "Verdict",
     "batched",
+    "exact",
     "hookimpl",
     "suggest",
 ]

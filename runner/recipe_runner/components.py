@@ -423,12 +423,20 @@ Size = Annotated[int, BeforeValidator(_size), _WRITTEN]
 
 def _share(value: Any) -> Any:
     match = re.fullmatch(r"\s*([\d.]+)\s*%\s*", value) if isinstance(value, str) else None
-    return float(match[1]) / 100 if match else value
+    return float(Fraction(match[1]) / 100) if match else value
 
 
 _SHARES = {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "string", "pattern": "%$"}]}
 Share = Annotated[float, BeforeValidator(_share), Field(ge=0, le=1), WithJsonSchema(_SHARES)]
 """A share of a whole: `0.01` or `1%`."""
+
+
+def exact(number: float) -> Fraction:
+    """A finite number as people write it: 0.07 is 7/100, of which 100 are 7, while the float itself is a little more.
+
+    Whoever turns a share into a count reckons with this.
+    """
+    return Fraction(repr(number))
 
 
 def with_dist(component: Component, dist: str) -> Component:

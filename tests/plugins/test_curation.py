@@ -337,6 +337,13 @@ def test_too_many_bad_rows_stop_the_stage(tmp_path):
     assert make("curation", {**config, "max_bad": "2%"}, tmp_path / "d").domains()["web"].documents > 300
 
 
+def test_as_many_bad_rows_as_max_bad_says_are_none_too_many(tmp_path):
+    lines = [b'{"text": "a %d"}' % n for n in range(71)] + [b"{"] * 29
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    config = {"sources": {"web": {"use": "jsonl", "path": str(tmp_path / "a.jsonl")}}, "heldout": 0, "max_bad": 0.29}
+    assert make("curation", config, tmp_path / "c").domains()["web"].documents == 71  # 0.29 * 100 is below 29 in floats
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_limit_takes_the_first_documents_that_fit(rows, tmp_path, workers):
     source = {"use": "jsonl", "path": str(write(tmp_path / "a", rows, 7)), "limit": "20KB"}

@@ -73,6 +73,15 @@ def test_trained_on_files_it_tells_good_from_bad_and_says_how_well(files, tmp_pa
     assert removed["scores"]["quality"] < 0.5
 
 
+@pytest.mark.parametrize(("top", "kept"), [("7%", 7), (0.29, 29), ("0.5%", 1), (1, 100), (0, 0)])
+def test_top_is_the_share_that_is_written(top, kept):
+    """7 % of 100 is 7; the float 0.07 times 100 is a little more, and was rounded up to 8."""
+    config = {"use": "quality-classifier", "keep": {"top": top}, "positives": {"domains": ["a"]}}
+    found = slot("filter", {**config, "negatives": {"domains": ["b"]}}).build()
+    values = np.arange(100) / 100
+    assert (values >= found._threshold(values)).sum() == kept
+
+
 def test_top_keeps_that_share_and_all_keeps_all(files, tmp_path):
     assert len(ids(curate(files, tmp_path / "a", taught(files, {"top": 0.25})))) == 30
     assert ids(curate(files, tmp_path / "a2", taught(files, {"top": 0.25}))) < {f"good{n}" for n in range(60)}

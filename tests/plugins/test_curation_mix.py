@@ -57,6 +57,15 @@ def test_targets_follow_weights_temperature_and_tokens():
     assert targets(tokens, sizes) == {"a": 1_000, "b": 500}
 
 
+def test_shares_are_the_numbers_that_are_written():
+    """As floats 0.1 is a little more than a tenth, and 100 times 1.15 a little less than 115."""
+    assert targets(MixConfig(weights={"a": 0.1, "b": 0.9}), {"a": 100, "b": 1_000}) == {"a": 100, "b": 900}
+    assert targets(MixConfig(repeat=1.15, budget=115), {"a": 100}) == {"a": 115}
+    assert targets(MixConfig(upsample={"a": 1.15}), {"a": 100}) == {"a": 115}
+    tokens = MixConfig(unit="tokens", budget=100, bytes_per_token=1.15)
+    assert targets(tokens, {"a": 1_000}) == {"a": 115}
+
+
 def test_observed_meets_the_target_but_for_one_document_and_the_ledger_balances(sources, tmp_path):
     corpus = mixed(sources, tmp_path / "a", {"weights": {"web": 3, "code": 1}, "budget": 6_000})
     ledger = json.loads((corpus.path / "ledger.json").read_text())["domains"]

@@ -167,3 +167,10 @@ def test_length_and_diversity_of_instruction_rows():
         keeps("answer_words > 1", Record("t", "text"))
     top = slot("filter", {"use": "score", "top": 0.5, "by": "answer_words"}).build()
     assert len(top.sketch([row])) == 24
+
+
+def test_the_best_are_the_share_that_is_written(tmp_path):
+    """57.5 of 100 are 58 to the nearest even; the float 0.575 times 100 is a little less."""
+    records = [Record(str(n), "x", meta={"q": n}) for n in range(100)]
+    assert len(best(records, tmp_path / "a", 30, 0.575)) == 58
+    assert len(best(records, tmp_path / "b", 30, 0.07)) == 7

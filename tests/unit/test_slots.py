@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from recipe_runner import Component, Config, Registry, Slot, Use
-from recipe_runner.components import Count, Located, Ref, Size, Validation, written
+from recipe_runner.components import Count, Located, Ref, Share, Size, Validation, exact, written
 from recipe_runner.errors import InvalidRecipe, PluginError
 
 
@@ -138,6 +138,7 @@ def test_a_config_cannot_have_a_field_that_the_slot_takes(config, options):
 
 class Sizes(Config):
     count: Count = 0
+    share: Share = 0.0
     size: Size = 0
     use: Annotated[Use[Any], Slot("launcher")] | None = None
 
@@ -153,6 +154,17 @@ def test_counts_are_exact(written, value):
 @pytest.mark.parametrize(("written", "value"), [("6MB", 6_000_000), ("1GiB", 2**30), ("1.5KiB", 1536), ("12", 12)])
 def test_sizes_are_exact(written, value):
     assert Sizes(size=written).size == value
+
+
+@pytest.mark.parametrize(("written", "value"), [("7%", 0.07), ("0.07%", 0.0007), ("28.5 %", 0.285), (0.285, 0.285)])
+def test_shares_are_the_numbers_that_are_written(written, value):
+    """The float 0.07 by 100 is 0.0007000000000000001."""
+    assert Sizes(share=written).share == value
+
+
+def test_a_number_is_exactly_what_is_written():
+    assert exact(0.07) * 100 == 7
+    assert exact(1e-9) * 10**9 == 1
 
 
 @pytest.mark.parametrize("written", ["1.5", "0.0001k", "1.2.3M", "", "many", "-3", "1e6", "nan"])

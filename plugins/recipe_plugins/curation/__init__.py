@@ -10,6 +10,7 @@ COMPONENTS: list[Component] = [
         name="curation",
         target="recipe_plugins.curation.stage:CurationStage",
         config="recipe_plugins.curation.config:CurationConfig",
+        version=2,
         summary="reads sources, filters and deduplicates, splits off held-out groups",
     )
 ]

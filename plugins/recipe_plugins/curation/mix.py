@@ -21,7 +21,7 @@ import numpy as np
 
 from recipe_plugins.curation.config import MixConfig
 from recipe_plugins.curation.documents import fingerprint, group_of, side
-from recipe_runner import RecipeError, Record, Verdict
+from recipe_runner import RecipeError, Record, Verdict, exact
 
 ENTRY = np.dtype([("domain", "<u4"), ("key", "<u8"), ("size", "<u8")])
 COLUMNS = ("domain", "population", "selected", "target", "observed", "repeated")
@@ -86,7 +86,7 @@ def targets(config: MixConfig, sizes: Mapping[str, int]) -> dict[str, int]:
     one is.
     """
     shares = _shares(config, sizes)
-    holds = {domain: int(sizes[domain] * _times(config, domain)) for domain in sizes}
+    holds = {domain: math.floor(sizes[domain] * exact(_times(config, domain))) for domain in sizes}
     if config.budget is None:
         budget = math.floor(min(holds[domain] / share for domain, share in shares.items()))
     else:
@@ -114,30 +114,33 @@ def _shares(config: MixConfig, sizes: Mapping[str, int]) -> dict[str, Fraction]:
     empty = [domain for domain, size in sizes.items() if not size]
     if empty:
         raise RecipeError(f"nothing of {empty[0]} is left to be mixed", next="loosen the steps that judge it")
-    given = config.weights or {domain: size * config.upsample.get(domain, 1.0) for domain, size in sizes.items()}
-    tempered = {domain: _tempered(float(given[domain]), config.temperature) for domain in sizes}
+    written = {domain: exact(weight) for domain, weight in config.weights.items()}
+    given = written or {domain: size * exact(config.upsample.get(domain, 1.0)) for domain, size in sizes.items()}
+    tempered = {domain: _tempered(given[domain], config.temperature) for domain in sizes}
     if config.weights and config.unit == "tokens":
-        tempered = {d: weight * Fraction(config.ratio(d)) for d, weight in tempered.items()}
+        tempered = {d: weight * exact(config.ratio(d)) for d, weight in tempered.items()}
     total = sum(tempered.values())
     return {domain: weight / total for domain, weight in tempered.items()}
 
 
-def _tempered(weight: float, temperature: float) -> Fraction:
+def _tempered(weight: Fraction, temperature: float) -> Fraction:
+    if temperature == 1:
+        return weight
     try:
-        found = Fraction(weight ** (1 / temperature))
+        found = Fraction(float(weight) ** (1 / temperature))
     except OverflowError:
         found = Fraction(0)
     if not found:
         raise RecipeError(
-            f"mix.temperature: {weight:g} to the power 1/{temperature:g} is no number that a share can be made of",
+            f"mix.temperature: {float(weight):g} to the power 1/{temperature:g} is no number that shares are made of",
             next="take a temperature nearer to 1, or weights nearer to 1",
         )
     return found
 
 
-def _ratio(config: MixConfig, shares: Mapping[str, Fraction]) -> float:
+def _ratio(config: MixConfig, shares: Mapping[str, Fraction]) -> Fraction:
     """Bytes of a token of the whole mixture."""
-    return float(1 / sum(share / Fraction(config.ratio(domain)) for domain, share in shares.items()))
+    return 1 / sum((share / exact(config.ratio(domain)) for domain, share in shares.items()), Fraction(0))
 
 
 def _times(config: MixConfig, domain: str) -> float:

@@ -22,7 +22,7 @@ from recipe_plugins.curation.folders import is_json, is_whole, link, read_json, 
 from recipe_plugins.curation.ledger import Account, counted
 from recipe_plugins.curation.piece import SPLITS, Pieces, read_sketches
 from recipe_plugins.curation.pool import Chain, Pool
-from recipe_runner import Counts, Interrupted, Piece, RecipeError, StageContext
+from recipe_runner import Counts, Interrupted, Piece, RecipeError, StageContext, exact
 
 SHARD = 64_000_000
 """Bytes of text of a shard of the output."""
@@ -180,7 +180,7 @@ class Curation:
 
     def _check_rows(self, domain: str, account: Account) -> None:
         bad = sum(account.read.bad.values())
-        if bad > self.config.max_bad * account.read.rows:
+        if bad > exact(self.config.max_bad) * account.read.rows:
             first = account.read.samples[0]
             raise RecipeError(
                 f"{domain}: {bad:,} of {account.read.rows:,} rows cannot be read, more than max_bad "

@@ -17,16 +17,15 @@ def _rule(name: str, target: str, config: str, summary: str, version: int = 1) -
     return Component(kind="filter", name=name, **names, version=version, summary=summary)
 
 
-def _learned(name: str, target: str, config: str, summary: str) -> Component:
+def _learned(name: str, target: str, config: str, summary: str, version: int = 1) -> Component:
     home = "recipe_plugins.filters"
-    return Component(
-        kind="filter", name=name, target=f"{home}.{target}", config=f"{home}.learned_config:{config}", summary=summary
-    )
+    names = {"target": f"{home}.{target}", "config": f"{home}.learned_config:{config}"}
+    return Component(kind="filter", name=name, **names, version=version, summary=summary)
 
 
 LEARNED = [
-    _learned("quality-classifier", "classifier:QualityClassifier", "ClassifierConfig", "a score, trained or loaded"),
-    _learned("toxicity-classifier", "classifier:ToxicityClassifier", "ClassifierConfig", "the same for the unwanted"),
+    _learned("quality-classifier", "classifier:QualityClassifier", "ClassifierConfig", "a score, trained or loaded", 2),
+    _learned("toxicity-classifier", "classifier:ToxicityClassifier", "ClassifierConfig", "the same of the unwanted", 2),
     _learned("decontaminate", "decontaminate:Decontaminate", "DecontaminateConfig", "what evaluation sets hold goes"),
     _learned("line-dedup", "lines:LineDedup", "LineDedupConfig", "lines of several documents are taken out"),
     _learned("substring-dedup", "substring:SubstringDedup", "SubstringDedupConfig", "spans that came before are cut"),
@@ -47,7 +46,7 @@ COMPONENTS: list[Component] = [
     _rule("url", "url:Url", "UrlConfig", "documents by their address", version=2),
     _rule("pii", "pii:Pii", "PiiConfig", "e-mail, IP, phone and card numbers replaced", version=2),
     _rule("toxicity", "toxicity:Toxicity", "ToxicityConfig", "documents with words of a list"),
-    _rule("score", "score:score", "ScoreConfig", "documents by scores that were kept"),
+    _rule("score", "score:score", "ScoreConfig", "documents by scores that were kept", version=2),
     _filter("exact-dedup", "exact:ExactDedup", "ExactDedupConfig", "equal texts: one survives"),
     _filter(
         "minhash-dedup", "minhash:MinHashDedup", "MinHashDedupConfig", "nearly equal texts: one survives", version=2

@@ -27,7 +27,7 @@ from recipe_plugins.filters.learned_config import ClassifierConfig, Examples, Ke
 from recipe_plugins.filters.models import Scorer, loaded
 from recipe_plugins.filters.text import text_of
 from recipe_plugins.sources.files import chunks, lines
-from recipe_runner import RecipeError, Record, Verdict
+from recipe_runner import RecipeError, Record, Verdict, exact
 
 SAMPLE = 20_000
 """Judged documents that thresholds are measured on."""
@@ -129,7 +129,7 @@ class QualityClassifier:
             return keep.above if keep.above is not None else keep.below
         if not len(values) or not keep.top:
             return float("inf")
-        return float(np.sort(values)[::-1][ceil(keep.top * len(values)) - 1])
+        return float(np.sort(values)[::-1][ceil(exact(keep.top) * len(values)) - 1])
 
     def _around(self, entries: Sequence[Entry], values: np.ndarray, threshold: float | None) -> list[list[Any]]:
         if threshold is None:

@@ -23,7 +23,7 @@ class Keep(Config):
 
     above: float | None = Field(default=None, description="this score or more")
     below: float | None = Field(default=None, description="less than this score")
-    top: Share | None = Field(default=None, description="the documents with the highest scores")
+    top: Share | None = Field(default=None, description="this share of the documents, rounded up: the highest scores")
     int_score: int | None = Field(default=None, ge=0, le=5, description="the score rounded, as FineWeb-Edu has it")
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from recipe_plugins.training.conversations import IGNORED, Encoded, Renderer, Unusable
-from recipe_runner import RecipeError, Record, StageContext
+from recipe_runner import RecipeError, Record, StageContext, exact
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -121,7 +121,7 @@ def within(report: Report, sequence_length: int, max_dropped: float) -> None:
     mend = f"set sequence_length to {report.longest} (it is {sequence_length})" if long else "mend the data"
     if not report.kept:
         raise RecipeError(f"no conversation is left of {report.read} read: {why}", next=mend)
-    if lost > max_dropped * report.read:
+    if lost > exact(max_dropped) * report.read:
         raise RecipeError(
             f"{lost} of {report.read} conversations ({lost / report.read:.1%}) are dropped or lose an answer, "
             f"more than max_dropped: {max_dropped:.1%}: {why}",

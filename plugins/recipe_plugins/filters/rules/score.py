@@ -17,7 +17,7 @@ from recipe_plugins.filters.copies import key_of
 from recipe_plugins.filters.rules.config import ScoreConfig
 from recipe_plugins.filters.rules.measures import NAMES, measured
 from recipe_plugins.filters.rules.where import Condition, parsed
-from recipe_runner import RecipeError, Record, Verdict, suggest
+from recipe_runner import RecipeError, Record, Verdict, exact, suggest
 
 ENTRY = np.dtype([("value", "<f8"), ("key", "S16")])
 
@@ -55,7 +55,7 @@ class Top:
     def decide(self, sketches: Iterable[bytes], work: Path) -> Path:
         """Write the keys of what is kept: the share of the documents, rounded to the nearest, in order."""
         found = np.concatenate([np.empty(0, ENTRY), *(np.frombuffer(sketch, ENTRY) for sketch in sketches)])
-        best = np.lexsort((found["key"], -found["value"]))[: round(self._share * len(found))]
+        best = np.lexsort((found["key"], -found["value"]))[: round(exact(self._share) * len(found))]
         target = work / "kept.npy"
         np.save(target, np.sort(found["key"][best]))
         return target
