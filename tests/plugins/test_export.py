@@ -125,6 +125,43 @@ def test_only_the_files_of_the_index_are_the_model(models, tmp_path):
         export(Model(folder, "other", {}), tmp_path / "torn")
 
 
+def test_what_old_versions_of_transformers_saved_beside_weights_is_left_out(models, tmp_path):
+    """The hub's gpt2 has masks among its weights, and names without `transformer.`."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "model"
+    shutil.copytree(models["gpt2"].payload, folder)
+    tensors = load_file(folder / "model.safetensors")
+    old = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    old |= {"h.0.attn.bias": torch.ones(1, 1, 4, 4), "h.1.attn.masked_bias": torch.tensor(-1e4)}
+    save_file(old, folder / "model.safetensors")
+    usual = export(models["gpt2"], tmp_path / "usual")
+    assert export(Model(folder, "old", {}), tmp_path / "old").digest == usual.digest
+
+
+def test_the_file_says_whether_the_tokeniser_begins_texts_itself(models, tmp_path):
+    import gguf
+
+    def begins(model, name):
+        reader = gguf.GGUFReader(export(model, tmp_path / name).payload / "model.gguf")
+        return [reader.get_field(f"tokenizer.ggml.add_{end}_token").contents() for end in ("bos", "eos")]
+
+    assert begins(models["llama"], "plain") == [False, False]
+    folder = tmp_path / "model"
+    shutil.copytree(models["llama"].payload, folder)
+    keys = json.loads((folder / "tokenizer.json").read_text())
+    first = {"id": "<s>", "ids": [0], "tokens": [keys["added_tokens"][0]["content"]]}
+    single = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    keys["post_processor"] = {
+        "type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": {"<s>": first},
+    }  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(keys))
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "bos_token": keys["added_tokens"][0]["content"]}))
+    assert begins(Model(folder, "begins", {}), "begins") == [True, False]
+
+
 def test_another_reader_finds_the_same_tokeniser(models, tmp_path):
     from transformers import AutoTokenizer
 
@@ -236,6 +273,9 @@ def test_what_gguf_cannot_say_is_refused(models, tmp_path):
     scaled = changed("a", "config.json", rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0})
     with pytest.raises(RecipeError, match="'yarn' cannot be exported"):
         export(scaled, tmp_path / "x")
+    quantised = changed("q", "config.json", quantization_config={"quant_method": "fp8"})
+    with pytest.raises(RecipeError, match=r"were saved quantised \(fp8\)"):
+        export(quantised, tmp_path / "w")
     with pytest.raises(RecipeError, match="a model of type 'mamba'"):
         export(changed("b", "config.json", model_type="mamba"), tmp_path / "y")
     with pytest.raises(RecipeError, match="a rule that GGUF has no name for"):

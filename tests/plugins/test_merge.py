@@ -351,6 +351,13 @@ def test_a_16_bit_base_stays_in_16_bits(chat, adapter, tmp_path):
     merged = merge(half, adapter, tmp_path / "merged")
     assert load(merged).dtype == torch.bfloat16
     assert merged.facts["merge"]["difference"] < 0.5 * merged.facts["merge"]["adapter_effect"]
+    path = half.payload / "config.json"
+    keys = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in keys.items() if name != "dtype"}))
+    merge(half, adapter, tmp_path / "untold")  # its files say it
+    path.write_text(json.dumps({**keys, "quantization_config": {"quant_method": "fp8"}}))
+    with pytest.raises(RecipeError, match=r"were saved quantised \(fp8\)"):
+        merge(half, adapter, tmp_path / "fp8", gate="weights")
 
 
 def _copy(artifact, folder, kind):

@@ -1,6 +1,6 @@
 """The stage `export`: a model as one GGUF file, written a tensor at a time and read back.
 
-Guarantees: every tensor of the model is in the file, or the stage fails; what the reader of the `gguf` package finds
+Guarantees: every weight of the model is in the file, or the stage fails; what the reader of the `gguf` package finds
 there is, to the bit, the model's weights in the dtype that was asked for, and the metadata that was written. Weights
 that were quantised are, read back, within what their type may lose; how much they lost is told. Equal models give equal
 bytes.
@@ -39,6 +39,9 @@ TABLES = ("token_embd.weight", "output.weight")
 
 ROUTER = "ffn_gate_inp.weight"
 """It decides which experts a token goes through: little, and always f32 in llama.cpp's own files."""
+
+CONSTANT = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
+"""What old versions of transformers saved beside weights: masks and rotary frequencies, which every reader makes."""
 
 FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9}
 """GGUF's numbers of what most tensors are stored in (`general.file_type`)."""
@@ -93,13 +96,19 @@ def metadata(
     words |= {f"tokenizer.ggml.{key}": value for key, value in vocabulary(model.payload, keys["vocab_size"]).items()}
     marks = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "padding": tokenizer.pad_token_id}
     words |= {f"tokenizer.ggml.{name}_token_id": number for name, number in marks.items() if number is not None}
-    words["tokenizer.ggml.add_bos_token"] = False  # the template writes what is to be there
+    words |= {f"tokenizer.ggml.add_{name}_token": added for name, added in _added(tokenizer).items()}
     end = _end_of_turn(model.payload, tokenizer.eos_token_id)
     if end is not None:
         words["tokenizer.ggml.eot_token_id"] = end
     if isinstance(tokenizer.chat_template, str):
         words["tokenizer.chat_template"] = tokenizer.chat_template
     return words
+
+
+def _added(tokenizer: Any) -> dict[str, bool]:
+    """Whether the tokenizer puts its token before or after a text; where a template did, llama.cpp does not again."""
+    ids = tokenizer("a")["input_ids"]
+    return {"bos": ids[0] == tokenizer.bos_token_id, "eos": ids[-1] == tokenizer.eos_token_id}
 
 
 def _end_of_turn(folder: Path, eos: int | None) -> int | None:
@@ -117,7 +126,7 @@ class Tensors:
         self.keys, self.family, self.dtype = keys, family, dtype
         self.kinds: dict[str, str] = {}  # what each is stored as, known once it was read
         files = [stack.enter_context(safe_open(path, framework="pt")) for path in shards(folder)]
-        self._file = {name: file for file in files for name in sorted(file.keys())}
+        self._file = {name: file for file in files for name in sorted(file.keys()) if not name.endswith(CONSTANT)}
         self._sources = gathered(self._file, experts_of(keys))
         gguf = library()
         architecture = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == family.name)

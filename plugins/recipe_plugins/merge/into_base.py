@@ -13,7 +13,9 @@ and the better result is kept and judged by the loss of held-out answers where t
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ from recipe_plugins.merge.checking import Checked, check_weights
 from recipe_plugins.merge.config import MergeConfig
 from recipe_plugins.merge.gate import Seen, context_of, heldout, look, not_compared, probes, with_model
 from recipe_plugins.merge.judging import Candidate, Judge, Reference, facts_of, table_of
+from recipe_plugins.merge.parts import DTYPES as STORED
 from recipe_plugins.merge.parts import slices
 from recipe_plugins.merge.rest import write_card, write_rest
 from recipe_plugins.merge.several import Summed, Weighted, check_adapters, load_several
@@ -273,6 +276,12 @@ def _config(payload: Path) -> dict[str, Any]:
 
 
 def dtype_of(payload: Path) -> str:
-    """The dtype, as torch names it, that the weights of a model are saved in; fp32 where its config does not say."""
-    keys = _config(payload)
-    return str(keys.get("dtype") or keys.get("torch_dtype") or "float32")
+    """The dtype, as torch names it, that most weights of a model are stored in, whatever its config says."""
+    sizes: Counter[str] = Counter()
+    with ExitStack() as stack:
+        for part in slices(payload, stack).values():
+            sizes[part.get_dtype()] += math.prod(part.get_shape())
+    kind = sizes.most_common(1)[0][0]
+    if kind not in STORED:
+        raise RecipeError(f"the weights in {payload} are stored as {kind}", next=f"only {', '.join(STORED)} are merged")
+    return str(STORED[kind]).removeprefix("torch.")

@@ -11,7 +11,17 @@ INDEX = "model.safetensors.index.json"
 
 
 def shards(folder: Path) -> list[Path]:
-    """The weight files of the model in `folder`. Raises `RecipeError` where one is missing, or is not safetensors."""
+    """The weight files of the model in `folder`.
+
+    Raises `RecipeError` where one is missing or is not safetensors, and where numbers in them are no weights but wait
+    for scales that stand elsewhere, as those of a model that was saved quantised.
+    """
+    stored = quantised_by(folder)
+    if stored:
+        raise RecipeError(
+            f"the weights in {folder} were saved quantised ({stored}): what stands in its files are not the weights",
+            next="name the model in 16 or 32 bits that it was made of",
+        )
     index = folder / INDEX
     if index.is_file():
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -21,3 +31,10 @@ def shards(folder: Path) -> list[Path]:
     if missing:
         raise RecipeError(f"{folder} has no {missing[0]}: only whole models in safetensors can be read")
     return [folder / name for name in sorted(names)]
+
+
+def quantised_by(folder: Path) -> str:
+    """The method that the weights in `folder` were quantised by before they were saved; empty for plain ones."""
+    path = folder / "config.json"
+    found = json.loads(path.read_text(encoding="utf-8")).get("quantization_config") if path.is_file() else None
+    return str(found.get("quant_method", "by a method without a name")) if found else ""
