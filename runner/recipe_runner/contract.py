@@ -367,12 +367,16 @@ class GlobalFilter(Protocol):
 
 @dataclass(slots=True)
 class ParamGroup:
-    """Parameters that share settings. `role` is `matrix`, `embedding`, `head` or `vector`."""
+    """Parameters that share settings. `role` is `matrix`, `embedding`, `head` or `vector`.
+
+    Matrices are stored (outputs, inputs), as `torch.nn.Linear` does, or (inputs, outputs) if `input_first`.
+    """
 
     params: list[torch.nn.Parameter]
     role: str
     decay: bool
     lr_scale: float = 1.0
+    input_first: bool = False
 
 
 class Architecture(Protocol):

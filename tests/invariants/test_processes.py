@@ -14,6 +14,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 KILLABLE = Path(__file__).with_name("killable.py")
+IN_SHARDS = Path(__file__).with_name("in_shards.py")
 STEPS = 20
 
 
@@ -137,6 +138,11 @@ def test_two_processes_train_as_one(trained, way):
 
 def test_a_model_that_is_to_be_sharded_is_asked_in_shards(tmp_path):
     assert started([sys.executable, "-c", ASKED, str(tmp_path)], 2) == [0, 0]
+
+
+def test_what_each_rank_holds_is_stepped_saved_and_gone_on_from(tmp_path):
+    held = ["muon_steps_sharded_experts"]
+    assert started([sys.executable, IN_SHARDS, *held], 2) == [0, 0]
 
 
 def test_sharded_and_killed_goes_on_exactly_and_its_state_is_whole(training, trained):

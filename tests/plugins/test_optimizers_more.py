@@ -260,13 +260,44 @@ def mesh():
     distributed.destroy_process_group()
 
 
-def test_sharded_experts_are_refused_by_muon(mesh):
+def test_experts_of_which_a_rank_holds_parts_are_refused_by_muon(mesh):
     import torch
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import Shard, distribute_tensor
 
-    stack = torch.nn.Parameter(distribute_tensor(torch.ones(4, 8, 8), mesh))
-    with pytest.raises(RecipeError, match="muon does not step experts that strategy: fsdp shards"):
+    stack = torch.nn.Parameter(distribute_tensor(torch.ones(4, 8, 8), mesh, [Shard(1)]))
+    with pytest.raises(RecipeError, match="muon steps whole experts, and these are sharded within each"):
         slot("optimizer", "muon").build().build([ParamGroup([stack], "matrix", True)])
+
+
+@pytest.mark.parametrize("adjust_lr", ["original", "match_rms_adamw"])
+def test_matrices_on_their_side_make_the_step_of_those_that_stand(adjust_lr):
+    """GPT-2 with its own `Conv1D`, whose weights are (inputs, outputs), and with linear layers in their place."""
+    import copy
+
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    from recipe_plugins.training.groups import param_groups
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    lying = slot("architecture", {"use": "gpt2", **sizes}).build().build(64).eval()
+    standing = copy.deepcopy(lying)
+    for name, module in [*standing.named_modules()]:
+        if isinstance(module, Conv1D):
+            layer = torch.nn.Linear(*module.weight.shape)
+            layer.weight, layer.bias = torch.nn.Parameter(module.weight.detach().T.clone()), module.bias
+            standing.set_submodule(name, layer)
+    before = {name: parameter.detach().clone() for name, parameter in lying.named_parameters()}
+    for model in (lying, standing):
+        optimizer = slot("optimizer", {"use": "muon", "adjust_lr": adjust_lr}).build().build(param_groups(model))
+        model(input_ids=torch.arange(64)[None], labels=torch.arange(64)[None], use_cache=False).loss.backward()
+        optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        optimizer.step()
+    moved = dict(standing.named_parameters())
+    for name, parameter in lying.named_parameters():
+        other = moved[name].T if name.endswith(("c_attn.weight", "c_fc.weight", "c_proj.weight")) else moved[name]
+        assert (parameter - other).norm() < 0.1 * (parameter - before[name]).norm()  # Newton-Schulz is in bf16
 
 
 def test_muon_steps_a_sharded_matrix_as_it_steps_a_whole_one(mesh):

@@ -39,8 +39,8 @@ class PagedAdamW8bitConfig(AdamW8bitConfig):
 class MuonConfig(Config):
     """Muon for matrices (Jordan et al. 2024), AdamW for embeddings, the head and vectors.
 
-    `adjust_lr: original` multiplies a matrix's rate by sqrt(max(1, rows / columns)), `match_rms_adamw` by
-    0.2 sqrt(max(rows, columns)), so that rates of AdamW fit (Liu et al. 2025, arXiv:2502.16982, section 2.2).
+    `adjust_lr: original` multiplies a matrix's rate by sqrt(max(1, outputs / inputs)), `match_rms_adamw` by
+    0.2 sqrt(max(outputs, inputs)), so that rates of AdamW fit (Liu et al. 2025, arXiv:2502.16982, section 2.2).
     """
 
     lr: Annotated[float, Field(gt=0, description="the peak of the matrices")] = 0.02

@@ -2,7 +2,8 @@
 
 The one idea: the two sub-optimizers are given the groups and the state of the whole, the very same objects, so that
 the schedule sets every rate in one place and one `state_dict` is exact. It holds tensors, numbers and strings only and
-so loads with `weights_only=True`. Experts, which a model keeps as one stack, are stepped as the matrices that they are.
+so loads with `weights_only=True`. Experts, which a model keeps as one stack, are stepped as the matrices that they are;
+of a stack that is sharded each rank steps those that it holds, whole ones, and nothing is sent.
 Limits: matrices are those of the role `matrix`; what a model keeps as one (an expert's gate and up, say) is one.
 """
 
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 
 from recipe_plugins.optimizers.config import MuonConfig
 from recipe_plugins.optimizers.groups import settings
@@ -38,17 +39,17 @@ class Muon:
     def build(self, groups: Sequence[ParamGroup]) -> torch.optim.Optimizer:
         """See `recipe_runner.Optimizer`.
 
-        Raises `RecipeError` for a parameter of role `matrix` that is neither 2-D nor a stack of such, and for stacks
-        that are sharded.
+        Raises `RecipeError` for a parameter of role `matrix` that is neither 2-D nor a stack of such, and for a stack
+        of which a rank would hold parts of matrices.
         """
         matrices = [p for group in groups if group.role == "matrix" for p in group.params]
         odd = [tuple(p.shape) for p in matrices if p.ndim not in (2, 3)]
         if odd:
             raise RecipeError(f"muon takes matrices only; the model has one of shape {odd[0]}", next="use adamw")
-        if any(p.ndim == 3 and isinstance(p, DTensor) for p in matrices):
+        stacks = [p for p in matrices if p.ndim == 3 and isinstance(p, DTensor)]
+        if any(p.placements != (Shard(0),) for p in stacks):
             raise RecipeError(
-                "muon does not step experts that strategy: fsdp shards",
-                next="use strategy: ddp, or the optimizer adamw",
+                "muon steps whole experts, and these are sharded within each", next="shard them by expert, or use adamw"
             )
         return _Both(groups, self.config)
 
@@ -60,7 +61,11 @@ class _Both(torch.optim.Optimizer):
         kinds = ["muon" if group.role == "matrix" else "adamw" for group in groups]
         rates = {"muon": config.lr, "adamw": config.adamw_lr}
         written = [
-            {"kind": kind, **settings([group], rates[kind], config.weight_decay)[0]}
+            {
+                "kind": kind,
+                "input_first": group.input_first,
+                **settings([group], rates[kind], config.weight_decay)[0],
+            }
             for kind, group in zip(kinds, groups, strict=True)
         ]
         super().__init__(written, {"lr": config.lr, "weight_decay": config.weight_decay})
@@ -119,7 +124,10 @@ class _Both(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's; it replaces groups and state, so the sub-optimizers are given the new ones."""
+        stored = [group["input_first"] for group in self.param_groups]  # the model says that, not who saved it
         super().load_state_dict(state_dict)
+        for group, input_first in zip(self.param_groups, stored, strict=True):
+            group["input_first"] = input_first
         self._share()
 
 
@@ -152,14 +160,14 @@ class _Muon(torch.optim.Muon):
         together = torch.stack(wide) if len(wide) > 1 else wide[0][None]
         found = orthogonal(together, group["ns_steps"], group["ns_coefficients"], group["eps"])
         for (matrix, _), update in zip(batch, found, strict=True):
-            rate = group["lr"] * _adjusted(matrix, group["adjust_lr_fn"])
+            outputs, inputs = matrix.mT.shape if group["input_first"] else matrix.shape
+            rate = group["lr"] * _adjusted(outputs, inputs, group["adjust_lr_fn"])
             matrix.mul_(1 - group["lr"] * group["weight_decay"])
             matrix.add_(update if matrix.shape == update.shape else update.mT, alpha=-rate)
 
 
-def _adjusted(matrix: torch.Tensor, how: str) -> float:
-    """The factor on a matrix's rate; see `MuonConfig`."""
-    rows, columns = matrix.shape
+def _adjusted(rows: int, columns: int, how: str) -> float:
+    """The factor on the rate of a matrix, its rows the outputs; see `MuonConfig`."""
     return math.sqrt(max(1, rows / columns)) if how == "original" else 0.2 * math.sqrt(max(rows, columns))
 
 
@@ -176,18 +184,25 @@ def orthogonal(
 
 
 def _alike(matrices: Sequence[Pair]) -> Iterator[list[Pair]]:
-    """Batches of one shape, lying or standing, of at most `TOGETHER` elements; a sharded matrix is one by itself."""
-    by_shape: dict[tuple[int, ...], list[Pair]] = {}
+    """Batches of one shape, lying or standing, of at most `TOGETHER` elements; a sharded matrix is one by itself.
+
+    Sharded ones come in the same order on every rank, whatever else this one holds, since all of them step together.
+    """
+    by_shape: dict[tuple[bool, tuple[int, ...]], list[Pair]] = {}
     for pair in matrices:
-        by_shape.setdefault(tuple(sorted(pair[0].shape)), []).append(pair)
-    for shape, found in by_shape.items():
-        most = 1 if isinstance(found[0][0], DTensor) else max(1, TOGETHER // math.prod(shape))
+        shared = isinstance(pair[0], DTensor)
+        by_shape.setdefault((shared, tuple(sorted(pair[0].shape))), []).append(pair)
+    for (shared, shape), found in by_shape.items():
+        most = 1 if shared else max(1, TOGETHER // math.prod(shape))
         yield from (found[first : first + most] for first in range(0, len(found), most))
 
 
 def _matrices(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
-    """Views of a stack's matrices; a matrix itself."""
-    return tensor.detach().unbind() if tensor.ndim == 3 else [tensor.detach()]
+    """Views of a stack's matrices, those that this rank holds; a matrix itself."""
+    if tensor.ndim == 2:
+        return [tensor.detach()]
+    held = tensor.detach()
+    return (held.to_local() if isinstance(held, DTensor) else held).unbind()
 
 
 def _wide(matrix: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ the optimizer's state, so that a resumed run is exact.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,12 +33,7 @@ class Masters(torch.optim.Optimizer):
         self.weights = [parameter for group in groups for parameter in group.params]
         copies = [[nn.Parameter(p.detach().float()) for p in group.params] for group in groups]
         self.masters = [master for group in copies for master in group]
-        self.inner = optimizer.build(
-            [
-                ParamGroup(own, group.role, group.decay, group.lr_scale)
-                for own, group in zip(copies, groups, strict=True)
-            ]
-        )
+        self.inner = optimizer.build([replace(group, params=own) for own, group in zip(copies, groups, strict=True)])
         super().__init__(self.masters, self.inner.defaults)
         self._share()
 

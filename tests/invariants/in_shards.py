@@ -1,0 +1,108 @@
+"""What holds of each rank alone, where a model is sharded over several; run by `test_processes.py` on two.
+
+python in_shards.py NAME...    each the name of a function here, which asserts
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+import tempfile
+import traceback
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from torch import distributed
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+from recipe_plugins.training import sharding
+from recipe_plugins.training.checkpoints import load
+from recipe_plugins.training.groups import param_groups
+from recipe_runner.testing import slot
+
+CPU = torch.device("cpu")
+SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16}
+
+
+def mixture(experts: int):
+    """A small one, where all experts take every token: a choice of some would follow the last bits of a step."""
+    torch.manual_seed(0)
+    sizes = {"moe_intermediate_size": 24, "num_experts": experts, "num_experts_per_tok": experts}
+    model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**SIZES, num_key_value_heads=2, **sizes))
+    model.model.layers[0].mlp.gate.requires_grad_(False)
+    return model
+
+
+def stepped(model, optimizer, count: int = 2) -> None:
+    """So many steps on text that is the same on every rank, so that the mean of the gradients is each one's."""
+    for step in range(count):
+        optimizer.zero_grad()
+        ids = (torch.arange(32) * (step + 3) % 64)[None]
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        optimizer.step()
+
+
+def goes_on(use: str, model, folder: Path, **settings):
+    """The parameters of `model`, sharded, after four steps, whole; those after a save and a load are asserted equal."""
+
+    def begun(shards):
+        return slot("optimizer", {"use": use, **settings}).build().build(param_groups(shards))
+
+    shards = sharding.sharded(model, CPU, 2, "all")
+    optimizer = begun(shards)
+    stepped(shards, optimizer)
+    state, again = sharding.whole(optimizer.state_dict()), copy.deepcopy(model)
+    with torch.no_grad():
+        for one, other in zip(again.parameters(), shards.parameters(), strict=True):
+            one.copy_(sharding.whole(other))
+    again = sharding.sharded(again, CPU, 2, "all")
+    torch.save(state, folder / f"{distributed.get_rank()}.pt")
+    resumed = begun(again)
+    resumed.load_state_dict(sharding.resharded(load(folder / f"{distributed.get_rank()}.pt"), resumed))
+    stepped(shards, optimizer)
+    stepped(again, resumed)
+    found = [sharding.whole(parameter) for parameter in shards.parameters()]
+    for one, other in zip(found, again.parameters(), strict=True):
+        assert torch.equal(one, sharding.whole(other))
+    return found, state
+
+
+def furthest(found, alone, model) -> float:
+    """By how much a parameter of `found` is not where it is in `alone`, as a share of its way from `model`."""
+    pairs = zip(found, alone.parameters(), model.parameters(), strict=True)
+    return max(((a - b).norm() / (b - start).norm()).item() for a, b, start in pairs if b.requires_grad)
+
+
+def muon_steps_sharded_experts(folder: Path) -> None:
+    """More of them on one rank than on the other, and none at all there."""
+    for experts in (3, 1):
+        model = mixture(experts)
+        alone = copy.deepcopy(model)
+        optimizer = slot("optimizer", "muon").build().build(param_groups(alone))
+        stepped(alone, optimizer)
+        stepped(alone, optimizer)
+        found, state = goes_on("muon", model, folder)
+        assert furthest(found, alone, model) < 0.15  # Newton-Schulz is in bf16
+        moments = [entry["momentum_buffer"] for entry in state["state"].values() if "momentum_buffer" in entry]
+        assert (experts, 48, 32) in [tuple(moment.shape) for moment in moments]
+
+
+def main(names: list[str]) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", timeout=timedelta(seconds=60))
+    failed = []
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                globals()[name](Path(folder))
+            except Exception:
+                traceback.print_exc()
+                failed.append(name)
+    sys.stderr.flush()
+    os._exit(bool(failed))  # the others' connections end with this process
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
