@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from recipe_plugins.filters.copies import components
+from recipe_plugins.filters.marks import COMBINING
 from recipe_plugins.filters.text import plain
 from recipe_runner import Record, batched
 from recipe_runner.testing import check_filter
@@ -272,9 +273,18 @@ def test_components_are_those_of_a_search():
 @pytest.mark.parametrize("text", [
     "Hello,  World_2! x", "Ünïcode—dash “quoted” 3½", "", "...", "日本語 テキスト",
     "İstanbul ΣΟΦΟΣ \u212a \x85a\u2003b\x1c",
-    "".join(f"a{chr(code)}" for code in range(0x2000, 0x2C00)),
+    "".join(f"a{chr(code)}" for code in range(0x2000, 0x2C00)), "cafe\u0301 हिन्दी भाषा ที่ ❤\ufe0f",
 ])  # fmt: skip
 def test_plain_text_is_lower_case_words(text):
     import re
 
-    assert plain(text) == " ".join(re.findall(r"[^\W_]+", text.lower()))
+    combining = "".join(COMBINING)
+    assert plain(text) == " ".join(re.findall(rf"(?:[^\W_]|[{combining}])+", text.lower()))
+
+
+def test_words_that_differ_in_vowel_signs_are_no_copies(tmp_path):
+    """Without its signs `की` is `के`: two sentences of Hindi were one."""
+    records = [Record("a", "राम की गाय"), Record("b", "राम के गाय"), Record("c", "राम  की, गाय")]
+    for found in (build("exact-dedup", compare="letters"), build("minhash-dedup")):
+        verdicts = decide(found, [records], tmp_path / type(found).__name__)
+        assert {name for name, (keep, *_) in verdicts.items() if not keep} == {"c"}

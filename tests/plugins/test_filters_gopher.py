@@ -236,11 +236,19 @@ def test_an_unknown_statistic_is_an_error_at_load():
         slot("filter", {"use": "gopher-repetition", "max_top_2grams": 0.2})
 
 
+def test_combining_marks_part_no_word():
+    """A decomposed text has the words of the composed one; Hindi and Thai were parted at every vowel sign."""
+    said = "cafe\u0301's nai\u0308ve e\u0301-e\u0301 हिन्दी ที่ ❤\ufe0f \u0301a .\u0301"
+    words = ["cafe\u0301's", "nai\u0308ve", "e\u0301-e\u0301", "हिन्दी", "ที่", "❤\ufe0f", "\u0301", "a", ".\u0301"]
+    for text in (said, " ".join([said] * 20)):
+        assert splitting.unicode_words(text) == words * (len(text) // len(said))
+
+
 def test_words_split_by_kinds_are_those_of_the_pattern(monkeypatch):
     """Texts of any mixture, and each of 12,544 characters beside letters, joiners, marks and spaces."""
     monkeypatch.setattr(splitting, "LEAST", 1)
     rng = random.Random(5)
-    drawn = "ab1_-'’  .!?\n\x1c\x0b\xa0\u2003é—“)\x00\x7fß²½"
+    drawn = "ab1_-'’  .!?\n\x1c\x0b\xa0\u2003é—“)\x00\x7f\x80ß²½\u0301\u093f\ufe0f"
     texts = ["".join(rng.choices(drawn, k=rng.choice([1, 2, 3, 40, 700]))) for _ in range(1_000)]
     texts += [f"a{character}b-{character}'a {character}{character}." for character in map(chr, range(0x3100))]
     for text in texts:

@@ -1,12 +1,13 @@
-"""What filters see of a record's text."""
+"""What filters see of a record's text. Combining marks are part of words: a vowel sign tells two words apart."""
 
 from __future__ import annotations
 
 import re
 
+from recipe_plugins.filters.marks import COMBINING
 from recipe_runner import Record
 
-_NOT_WORD = re.compile(r"[\W_]+")
+_NOT_WORD = re.compile(rf"(?:[^\w{''.join(sorted(COMBINING))}]|_)+")
 _ASCII = bytes(range(128))
 _LOWER = bytes(code if code > 127 else ord(chr(code).lower()) if chr(code).isalnum() else 32 for code in range(256))
 MARKS = 32
@@ -21,7 +22,8 @@ def text_of(record: Record) -> str:
 
 
 def plain(text: str) -> str:
-    """Lower-case words, which are runs of letters and digits, with one space between them; "" if there is none."""
+    """Lower-case words, which are runs of letters, digits and combining marks, with one space between them; "" if there
+    is none. What is composed and what is not are different words: normalise texts before, where both come."""
     return b" ".join(parted(text).split()).decode("utf-8", "surrogatepass")
 
 
@@ -33,7 +35,7 @@ def parted(text: str) -> bytes:
         if beyond.lower() != beyond:
             text = text.lower()
             data, beyond = _utf8(text), beyond_ascii(text)
-        marks = [character for character in set(beyond) if not character.isalnum()]
+        marks = [character for character in set(beyond) if not character.isalnum() and character not in COMBINING]
         if len(marks) > MARKS:
             return _utf8(_NOT_WORD.sub(" ", text.lower()))
         for mark in marks:

@@ -28,7 +28,8 @@ FEATURES = {"speaks": (0, 1), "counts": (1, 1), "letter": (2, 1), "symbol": (3, 
 
 
 class Words:
-    """`definition` is `whitespace` (as white space parts them) or `unicode` (letters and digits; runs of marks)."""
+    """`definition` is `whitespace` (as white space parts them) or `unicode` (letters, digits and the combining marks
+    after them; runs of other marks)."""
 
     VOCABULARY = 500_000
     """Words remembered at most before all are forgotten."""
