@@ -89,6 +89,18 @@ def muon_steps_sharded_experts(folder: Path) -> None:
         assert (experts, 48, 32) in [tuple(moment.shape) for moment in moments]
 
 
+def no_rank_holds_the_whole(folder: Path) -> None:
+    """Neither of what is saved, but the one that saves, nor of what is gone on from."""
+    model = sharding.sharded(mixture(3), CPU, 2, "all")
+    for main in (True, False):
+        saved = sharding.to_save({"weights": list(model.parameters())}, main)["weights"]
+        assert [tensor is not None for tensor in saved] == [main] * len(saved)
+    for parameter in model.parameters():
+        part = sharding.like(torch.ones(parameter.shape), parameter).to_local()
+        assert part.shape == parameter.to_local().shape
+        assert part.untyped_storage().nbytes() == 4 * part.numel()
+
+
 def main(names: list[str]) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", timeout=timedelta(seconds=60))

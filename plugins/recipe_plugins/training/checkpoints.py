@@ -182,6 +182,9 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
         torch.mps.set_rng_state(state["mps"])
 
 
-def load(path: Path) -> Any:
-    """Load what `torch.save` wrote, refusing anything but tensors and plain values."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+def load(path: Path, *, mapped: bool = False) -> Any:
+    """Load what `torch.save` wrote, refusing anything but tensors and plain values.
+
+    If `mapped`, tensors are read from the disk when they are looked at: ranks that take a part of each hold no copies.
+    """
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)

@@ -61,8 +61,9 @@ class Resumable:
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Called by the library after `log`, so that the metrics of the step are out before the mark."""
         step, main = self.state.global_step, self.job.ctx.rank == 0
-        weights = sharding.whole(checkpoints.trained(self.model))
-        state = sharding.whole({"optimizer": self.optimizer.state_dict(), "schedule": self.lr_scheduler.state_dict()})
+        weights = sharding.to_save(checkpoints.trained(self.model), main)
+        state = {"optimizer": self.optimizer.state_dict(), "schedule": self.lr_scheduler.state_dict()}
+        state = sharding.to_save(state, main)
         with checkpoints.writing(f"the checkpoint of step {step}"):
             folder = checkpoints.fresh(self.root, step) if main else self.root / f"step-{step}"
             self.accelerator.wait_for_everyone()
@@ -135,7 +136,7 @@ class Resumable:
         saved = json.loads((folder / checkpoints.STATE).read_text(encoding="utf-8"))
         self._refuse_another(saved, folder)
         checkpoints.load_weights(self.model, folder / checkpoints.WEIGHTS)
-        state = checkpoints.load(folder / "optimizer.pt")
+        state = checkpoints.load(folder / "optimizer.pt", mapped=sharding.is_sharded(self.model))
         self._load_optimizer(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["schedule"])
         self.counters, self.last_loss = Counters(**saved["counters"]), saved["loss"]

@@ -5,16 +5,17 @@ Rajbhandari et al. 2020, arXiv:1910.02054, section 5), `all` gathers each layer'
 Each decoder layer is a unit; embeddings, head and norms are one more, so that tied weights stay tied. Frozen weights
 are sharded too: those of an adapter's base, in bf16 or packed in 4 bits.
 
-A checkpoint holds whole tensors, the same as one process writes. What stages measure before and after training they ask
-of shards too, so no device ever holds the whole. Guarantee: a model of which nothing was sharded is an error. Limit:
-every rank holds the model in host memory, and a second time while it is cut.
+A checkpoint holds whole tensors, the same as one process writes; they are gathered one by one, for the rank that
+writes, and each rank takes its part from the disk. What stages measure before and after training they ask of shards
+too, so no device ever holds the whole. Guarantee: a model of which nothing was sharded is an error. Limit: every rank
+holds the model in host memory, and a second time while it is cut.
 """
 
 from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -23,7 +24,7 @@ import torch
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from recipe_plugins.training import quantised
@@ -149,23 +150,37 @@ def held(model: nn.Module) -> int:
     return sum(p.to_local().numel() for p in model.parameters() if isinstance(p, DTensor))
 
 
-def whole(value: Any) -> Any:
-    """`value` with whole tensors in place of sharded ones, through mappings and sequences; all ranks must call it."""
+def whole(value: Any, then: Callable[[torch.Tensor], Any] = lambda tensor: tensor) -> Any:
+    """`value` with whole tensors in place of sharded ones, through mappings and sequences; all ranks must call it.
+
+    Each whole tensor is given to `then`, before the next is gathered.
+    """
     if isinstance(value, DTensor):
-        return value.full_tensor()
+        return then(value.full_tensor())
     if isinstance(value, Mapping):
-        return {key: whole(entry) for key, entry in value.items()}
+        return {key: whole(entry, then) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(whole(entry) for entry in value)
+        return type(value)(whole(entry, then) for entry in value)
     return value
 
 
+def to_save(value: Any, main: bool) -> Any:
+    """As `whole`, for the rank that saves, in its host memory; elsewhere nothing is left of sharded tensors."""
+    return whole(value, lambda tensor: tensor.cpu() if main else None)
+
+
 def like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """A whole tensor, sharded as `parameter` is, if it is; every rank has the same, so nothing is sent."""
+    """A whole tensor, sharded as `parameter` is, if it is; every rank has the same, so nothing is sent.
+
+    Only this rank's part goes to its device, and it is a copy: a view would hold all of the whole.
+    """
     if not isinstance(parameter, DTensor) or isinstance(value, DTensor) or value.shape != parameter.shape:
         return value
     mesh, placements = parameter.device_mesh, parameter.placements
-    return distribute_tensor(value.to(parameter.device), mesh, placements, src_data_rank=None)
+    parts, rank = value.chunk(mesh.size()), mesh.get_local_rank()
+    part = parts[rank] if rank < len(parts) else value[:0]
+    part = part.to(parameter.device, copy=True, memory_format=torch.contiguous_format)
+    return DTensor.from_local(part, mesh, placements, run_check=False, shape=value.shape, stride=value.stride())
 
 
 def resharded(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -102,7 +102,8 @@ class RecipeTrainerMixin(Resumable):
                 else self.job.optimizer.build(groups)
             )
             if self.job.optimizer_state is not None:
-                self._load_optimizer(checkpoints.load(self.job.optimizer_state)["optimizer"])
+                mapped = sharding.is_sharded(self.model)
+                self._load_optimizer(checkpoints.load(self.job.optimizer_state, mapped=mapped)["optimizer"])
                 for group in self.optimizer.param_groups:
                     group["initial_lr"] = group["lr"]
         return self.optimizer
