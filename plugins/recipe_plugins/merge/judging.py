@@ -24,7 +24,7 @@ from recipe_runner import RecipeError
 
 LOGITS, LOSS = "logits", "loss of held-out answers"
 
-LEAST = 1e-2
+LEAST = 2e-2
 """Nats a token by which an adapter must lower the loss of held-out answers, so that the loss can judge: a tenth of it
 is still more than rounding to 16 bits does to the mean of some thousand tokens."""
 
@@ -97,7 +97,8 @@ class Judge:
     def _by_logits(self, best: Candidate) -> dict[str, Any]:
         effect, lost = self.reference.effect, self.config.relative_tolerance
         name, limit = ("tolerance", self.config.tolerance) if self.exact else ("relative_tolerance", lost * effect)
-        if best.difference is None or not best.difference <= limit:
+        assert best.difference is not None
+        if not best.difference <= limit:
             raise RecipeError(
                 f"the merged model's logits differ from those of base and adapter by {best.difference:.2g}, more than "
                 f"{limit:.2g} ({name}); the adapter itself moves them by {effect:.2g}",
@@ -120,8 +121,8 @@ def _not_by_loss(reference: Reference) -> str:
         return "there are no held-out answers (corpus)"
     if not before - after >= LEAST:
         return (
-            f"the adapter does not lower the loss of the held-out answers ({before:.4f} to {after:.4f}), which then "
-            "does not tell whether it is there"
+            f"the adapter takes the loss of the held-out answers from {before:.4f} to {after:.4f}, which is not "
+            f"{LEAST:g} lower, and so does not tell whether it is there"
         )
     return ""
 
