@@ -98,12 +98,12 @@ def test_every_run_leaves_a_report_a_failed_one_too(recipe, here):
 
 
 def test_the_end_of_a_run_prints_whole_paths_and_the_chat_command(recipe, here):
-    err = recipe("run", "toy.yaml").err
-    (run,) = here.glob(".recipe/runs/toy/*")
-    payloads = [str(path) for path in here.glob(".recipe/artifacts/*/*/payload")]
+    err = recipe("run", "toy.yaml", "--store", "my store").err
+    (run,) = here.glob("my store/runs/toy/*")
+    payloads = [str(path) for path in here.glob("my store/artifacts/*/*/payload")]
     assert len(payloads) == 3
     assert all(path in err for path in payloads)
-    assert f"recipe chat {run}" in err
+    assert f"recipe chat '{run}'" in err
 
 
 @pytest.mark.parametrize(

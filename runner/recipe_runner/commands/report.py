@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping
 from html import escape
@@ -95,5 +96,6 @@ def show_end(run: Mapping[str, Any], report: Path) -> None:
     show(tables_of(run))
     places = [(name, stage["status"], stage["payload"]) for name, stage in run["stages"].items()]
     lines = aligned([*places, ("report", "", str(report))])
-    lines += [f"to talk to it: recipe chat {run['folder']}"] * any(s["type"] == "model" for s in run["stages"].values())
+    talk = f"to talk to it: recipe chat {shlex.quote(str(run['folder']))}"
+    lines += [talk] * any(stage["type"] == "model" for stage in run["stages"].values())
     print("\n".join(lines), file=sys.stderr)
