@@ -214,7 +214,7 @@ def test_a_step_judges_only_its_domains(tmp_path):
     assert set(ledger(corpus)["prose"]["steps"]) == {"equal"}
     assert ledger(corpus)["code"]["steps"] == {}
     config["steps"]["equal"]["only"]["domain"] = ["prosa"]
-    with pytest.raises(ValidationError, match="did you mean 'prose'"):
+    with pytest.raises(ValidationError, match="no source is called 'prosa'"):
         make("curation", config, tmp_path / "d")
 
 
@@ -327,6 +327,8 @@ def test_bad_rows_are_counted_with_file_and_line(tmp_path):
         (":8", "a lone surrogate in its text"),
     ]
     assert sum(read["bad"].values()) == 5
+    (told,) = corpus.manifest["warnings"]
+    assert re.fullmatch(r"web: 5 of 605 rows cannot be read; the first: .*rows.jsonl:3: malformed JSON .*", told)
     assert not any("'body'" in reason for reason in read["bad"])  # rows with other columns are no other reason
 
 
@@ -379,7 +381,9 @@ def test_a_group_stands_on_one_side_in_every_stage_and_seed(rows, tmp_path):
 
 def test_two_rows_with_one_id_are_an_error(rows, tmp_path):
     source = {"use": "jsonl", "path": str(write(tmp_path / "a", [*rows, {"id": "d007", "text": "another"}], 3))}
-    with pytest.raises(RecipeError, match=r"two rows have the id 'd007' \(in part-001.jsonl@0 and part-001.jsonl@0\)"):
+    with pytest.raises(
+        RecipeError, match=r"id 'd007' \(document 3 of part-001.jsonl@0 and document 134 of part-001.jsonl@0\)"
+    ):
         make("curation", {"sources": {"web": source}}, tmp_path / "c")
     named = {**source, "format": {"use": "auto", "fields": {"id": None}}}
     assert sum(make("curation", {"sources": {"web": named}}, tmp_path / "d").domains(s)["web"].documents
@@ -392,8 +396,18 @@ def test_nothing_read_and_nothing_kept_are_errors(tmp_path):
         make("curation", {"sources": {"web": {"use": "jsonl", "path": str(tmp_path / "empty.jsonl")}}}, tmp_path / "a")
     (tmp_path / "short.jsonl").write_text('{"text": "too short"}\n')
     config = {"sources": {"web": {"use": "jsonl", "path": str(tmp_path / "short.jsonl")}}, "steps": STEPS}
-    with pytest.raises(RecipeError, match="keep no document; most went in 'quality'"):
+    config["steps"] = {**STEPS, "same": "exact-dedup"}
+    with pytest.raises(RecipeError, match=r"keep no document; most went in 'quality': too_short \(1 documents\)"):
         make("curation", config, tmp_path / "b")
+    assert not list((tmp_path / "b" / "work").glob("*.state"))  # nothing more was paid for it
+
+
+def test_what_a_filter_finds_wrong_is_told_with_its_step(rows, tmp_path):
+    source = {"use": "jsonl", "path": str(write(tmp_path / "a", rows, 1))}
+    for number, use in enumerate(({"where": "qualty > 1"}, {"top": 0.5, "by": "qualty"})):
+        config = {"sources": {"web": source}, "steps": {"length": "exact-dedup", "good": {"use": "score", **use}}}
+        with pytest.raises(RecipeError, match=r"^step good: d\d+: no score is called 'qualty'"):
+            make("curation", config, tmp_path / f"c{number}")
 
 
 def test_a_packed_file_that_ends_early_is_an_error(rows, tmp_path):

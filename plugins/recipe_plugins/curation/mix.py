@@ -113,7 +113,8 @@ def _shares(config: MixConfig, sizes: Mapping[str, int]) -> dict[str, Fraction]:
     """Shares of the budget in bytes, which add up to 1."""
     empty = [domain for domain, size in sizes.items() if not size]
     if empty:
-        raise RecipeError(f"nothing of {empty[0]} is left to be mixed", next="loosen the steps that judge it")
+        what = f"all that is left of {empty[0]} is held out, so that there is nothing of it to be mixed"
+        raise RecipeError(what, next="loosen the steps that judge it, or lower `heldout`")
     written = {domain: exact(weight) for domain, weight in config.weights.items()}
     given = written or {domain: size * exact(config.upsample.get(domain, 1.0)) for domain, size in sizes.items()}
     tempered = {domain: _tempered(given[domain], config.temperature) for domain in sizes}

@@ -23,7 +23,7 @@ from recipe_plugins.curation.folders import read_json, whole, write_json
 from recipe_plugins.curation.ledger import Account, Passage, Rows, counted
 from recipe_plugins.curation.removed import Removed, merge
 from recipe_plugins.curation.runs import Runs, gather
-from recipe_plugins.curation.steps import Segment, passed, segments, steps_of
+from recipe_plugins.curation.steps import Segment, named, passed, segments, steps_of
 from recipe_runner import BadRow, Counts, Format, Piece, RecipeError, Source, Verdict
 
 SPLITS = ("train", "heldout")
@@ -114,10 +114,9 @@ class Pieces:
                 continue
             records = [found.record for found in batch]
             start = time.perf_counter()
-            if step is now.first:
-                verdicts: Sequence[Verdict] = step.filter.judge(records, self.state(segment - 1))
-            else:
-                verdicts = step.filter.judge(records)
+            state = (self.state(segment - 1),) if step is now.first else ()
+            with named(step.name):
+                verdicts: Sequence[Verdict] = step.filter.judge(records, *state)
             passage = account.step(step.name)
             batch = passed(step, batch, verdicts, passage, partial(removed.add, step))
             passage.seconds += time.perf_counter() - start
@@ -132,7 +131,8 @@ class Pieces:
         step = self.segments[segment].sketch
         if step is None or self.plan[number][0] not in step.sees or not kept:
             return None
-        sketch: bytes = step.filter.sketch([found.record for found in kept])
+        with named(step.name):
+            sketch: bytes = step.filter.sketch([found.record for found in kept])
         return sketch
 
     def _output(self, folder: Path, segment: int) -> _Stored | _Split:

@@ -22,6 +22,7 @@ from recipe_plugins.curation.folders import is_json, is_whole, link, read_json, 
 from recipe_plugins.curation.ledger import Account, counted
 from recipe_plugins.curation.piece import SPLITS, Pieces, read_sketches
 from recipe_plugins.curation.pool import Chain, Pool
+from recipe_plugins.curation.steps import named
 from recipe_runner import Counts, Interrupted, Piece, RecipeError, StageContext, exact
 
 SHARD = 64_000_000
@@ -102,6 +103,7 @@ class Curation:
         pool.run(self._chains(segment), partial(self._progress, self._title(segment)))
         if segment == 0:
             self._check_sources()
+        self._check_left(segment)
         self._decide(segment)
         if segment:  # what the segment before left for this one is not needed again
             for number in self._numbers():
@@ -157,7 +159,7 @@ class Curation:
             return
         if not is_whole(target):
             self.ctx.progress(0, None, "", f"{step.name}: decides over all documents")
-            with whole(target) as folder:
+            with whole(target) as folder, named(step.name):
                 state = step.filter.decide(self._sketches(segment), folder)
                 write_json(folder / "state.json", state.relative_to(folder).as_posix())
         if hasattr(step.filter, "tables"):
@@ -180,8 +182,8 @@ class Curation:
 
     def _check_rows(self, domain: str, account: Account) -> None:
         bad = sum(account.read.bad.values())
+        first = account.read.samples[0] if bad else {}
         if bad > exact(self.config.max_bad) * account.read.rows:
-            first = account.read.samples[0]
             raise RecipeError(
                 f"{domain}: {bad:,} of {account.read.rows:,} rows cannot be read, more than max_bad "
                 f"({self.config.max_bad:.2%}); the first: {first['where']}: {first['reason']}",
@@ -190,6 +192,22 @@ class Curation:
             )
         if not account.read.documents.documents:
             raise RecipeError(f"{domain}: the source gave no document", next="check its path and its `limit`")
+        if bad:
+            said = f"{bad:,} of {account.read.rows:,} rows cannot be read"
+            self.ctx.warn(f"{domain}: {said}; the first: {first['where']}: {first['reason']}")
+
+    def _check_left(self, segment: int) -> None:
+        """A domain of which nothing is left stops the stage here, not after all that would have followed."""
+        for domain in self.config.sources:
+            passages = list(self._account(domain, range(segment, segment + 1)).steps.values())
+            if passages and not passages[-1].kept.documents:
+                steps = self._account(domain, range(segment + 1)).steps
+                worst = max(steps, key=lambda name: sum(steps[name].removed.values(), Counts()).bytes)
+                reasons = [f"{reason} ({c.documents:,} documents)" for reason, c in steps[worst].removed.items()]
+                raise RecipeError(
+                    f"{domain}: the steps keep no document; most went in {worst!r}: {', '.join(reasons)}",
+                    next=f"loosen {worst!r}, or apply it to other domains only: only: {{domain: [...]}}",
+                )
 
     def _check_ids(self, domain: str) -> None:
         """Two documents of a domain may not share an id: every later choice is keyed by it."""
@@ -201,9 +219,9 @@ class Curation:
             first, second = (_place(per_piece, numbers, int(order[at + n])) for n in (0, 1))
             name = self.pieces.id_of(*first)
             if name == self.pieces.id_of(*second):  # else two ids with one hash
+                places = (f"document {at + 1:,} of {self.pieces.plan[piece][1].key}" for piece, at in (first, second))
                 raise RecipeError(
-                    f"{domain}: two rows have the id {name!r} "
-                    f"(in {self.pieces.plan[first[0]][1].key} and {self.pieces.plan[second[0]][1].key})",
+                    f"{domain}: two rows have the id {name!r} ({' and '.join(places)})",
                     next="give each row an id of its own, or name rows by their place: format: {fields: {id: null}}",
                 )
 
@@ -271,7 +289,8 @@ class Curation:
             for split, entry in index[domain].items():
                 account.write(split, Counts(entry["documents"], entry["bytes"]))
             account.check(domain)
-            self._check_kept(domain, account)
+            if self.config.heldout and not account.written["heldout"].documents:
+                self.ctx.warn(f"{domain}: no group fell into the held-out {self.config.heldout:.1%}; raise `heldout`")
         write_json(
             self.ctx.folder / "ledger.json",
             {"schema": 1, "domains": {domain: account.to_json() for domain, account in accounts.items()}},
@@ -288,17 +307,6 @@ class Curation:
             for number in self._numbers(domain):
                 total.add(Account.from_json(read_json(self.pieces.folder(segment, number) / "account.json")))
         return total
-
-    def _check_kept(self, domain: str, account: Account) -> None:
-        if not sum(counts.documents for counts in account.written.values()):
-            removed = {name: sum(p.removed.values(), Counts()).bytes for name, p in account.steps.items()}
-            worst = max(removed, key=lambda name: removed[name])
-            raise RecipeError(
-                f"{domain}: the steps keep no document; most went in {worst!r}",
-                next=f"loosen {worst!r}, or apply it to other domains only: only: {{domain: [...]}}",
-            )
-        if self.config.heldout and not account.written["heldout"].documents:
-            self.ctx.warn(f"{domain}: no group fell into the held-out {self.config.heldout:.1%}; raise `heldout`")
 
 
 def _table(accounts: Mapping[str, Account]) -> dict[str, object]:

@@ -6,7 +6,8 @@ then filters that judge a document by itself, then the sketch for the next globa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from recipe_plugins.curation.config import CurationConfig
 from recipe_plugins.curation.documents import Document, document, plain_number
 from recipe_plugins.curation.ledger import Passage
 from recipe_plugins.curation.mix import Mix
-from recipe_runner import RecipeError, Use, Verdict, batched
+from recipe_runner import Interrupted, RecipeError, Use, Verdict, batched
 
 Removal = Callable[[Document, Verdict], None]
 
@@ -54,7 +55,10 @@ def steps_of(config: CurationConfig, seed: int) -> list[Step]:
     """The steps, their filters built; the mixture is the last."""
     order = tuple(config.sources)
     memory: dict[str, Any] = {}
-    found = [(name, _built(use, memory), frozenset(config.domains_of(use))) for name, use in config.steps.items()]
+    found: list[tuple[str, Any, frozenset[str]]] = []
+    for name, use in config.steps.items():
+        with named(name):
+            found.append((name, _built(use, memory), frozenset(config.domains_of(use))))
     if config.mix:
         found.append(("mix", Mix(config.mix, order, config.heldout, seed), frozenset(order)))
     scored = {name for name, use in config.steps.items() if config.keeps_scores(use)}
@@ -63,6 +67,18 @@ def steps_of(config: CurationConfig, seed: int) -> list[Step]:
         sees = built.among(order, domains) if hasattr(built, "among") else domains
         steps.append(Step(number, name, built, domains, sees, keeps_scores=name in scored))
     return steps
+
+
+@contextmanager
+def named(step: str) -> Iterator[None]:
+    """What a filter says is wrong is told with its step."""
+    try:
+        yield
+    except RecipeError as error:
+        if not isinstance(error, Interrupted):
+            error.what = f"step {step}: {error.what}"
+            error.args = (error.what,)
+        raise
 
 
 def _built(use: Use[Any], memory: dict[str, Any]) -> Any:
