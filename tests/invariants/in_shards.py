@@ -23,13 +23,14 @@ from recipe_plugins.training.groups import param_groups
 from recipe_runner.testing import slot
 
 CPU = torch.device("cpu")
-SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16}
+SIZES = {"vocab_size": 131, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16}
+WRAPPED = "__bnb_optimizer_quant_state__"
 
 
 def mixture(experts: int):
     """A small one, where all experts take every token: a choice of some would follow the last bits of a step."""
     torch.manual_seed(0)
-    sizes = {"moe_intermediate_size": 24, "num_experts": experts, "num_experts_per_tok": experts}
+    sizes = {"moe_intermediate_size": 64, "num_experts": experts, "num_experts_per_tok": experts}
     model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**SIZES, num_key_value_heads=2, **sizes))
     model.model.layers[0].mlp.gate.requires_grad_(False)
     return model
@@ -86,7 +87,39 @@ def muon_steps_sharded_experts(folder: Path) -> None:
         found, state = goes_on("muon", model, folder)
         assert furthest(found, alone, model) < 0.15  # Newton-Schulz is in bf16
         moments = [entry["momentum_buffer"] for entry in state["state"].values() if "momentum_buffer" in entry]
-        assert (experts, 48, 32) in [tuple(moment.shape) for moment in moments]
+        assert (experts, 128, 32) in [tuple(moment.shape) for moment in moments]
+
+
+def moments_of_8_bits_are_those_of_one_process(folder: Path) -> None:
+    """But of the two tables, whose shards begin within a block; and each goes on from what the other saved."""
+    for use, experts in (("adamw-8bit", 3), ("paged-adamw-8bit", 1)):
+        model = mixture(experts)
+        alone = copy.deepcopy(model)
+
+        def begun(over, use=use):
+            return slot("optimizer", {"use": use, "lr": 0.01}).build().build(param_groups(over))
+
+        optimizer = begun(alone)
+        stepped(alone, optimizer)
+        state, halfway = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(alone)
+        stepped(alone, optimizer)
+        found, sharded_state = goes_on(use, model, folder, lr=0.01)
+        assert furthest(found, alone, model) < 0.1  # 8 bits round
+
+        kept, own = ([entry[WRAPPED] for entry in one["state"].values()] for one in (sharded_state, state))
+        shapes = [tuple(entry["state1"].shape) for entry in kept]
+        assert shapes == [tuple(entry["state1"].shape) for entry in own]
+        unlike = [shape for shape, one, other in zip(shapes, kept, own, strict=True) if one.keys() != other.keys()]
+        assert unlike == [(131, 32)] * 2
+        assert sum(entry["state1"].dtype == torch.uint8 for entry in kept) == (2 if experts == 3 else 1)
+
+        one, several = copy.deepcopy(halfway), sharding.sharded(halfway, CPU, 2, "all")
+        for there, saved in ((one, sharded_state), (several, state)):
+            optimizer = begun(there)
+            optimizer.load_state_dict(sharding.resharded(saved, optimizer))
+            stepped(there, optimizer)
+            moved = [sharding.whole(parameter.detach()) for parameter in there.parameters()]
+            assert furthest(moved, alone, halfway) < 0.1
 
 
 def no_rank_holds_the_whole(folder: Path) -> None:

@@ -141,7 +141,8 @@ def test_a_model_that_is_to_be_sharded_is_asked_in_shards(tmp_path):
 
 
 def test_what_each_rank_holds_is_stepped_saved_and_gone_on_from(tmp_path):
-    held = ["muon_steps_sharded_experts", "no_rank_holds_the_whole"]
+    eight = "moments_of_8_bits_are_those_of_one_process"
+    held = ["muon_steps_sharded_experts", "no_rank_holds_the_whole", eight]
     assert started([sys.executable, IN_SHARDS, *held], 2) == [0, 0]
 
 

@@ -34,7 +34,10 @@ LONG = {**TUNED, "budget": {"steps": 20}}
 STAGES = {
     "sft": {"use": "sft", **LONG},
     "lora": {"use": "lora", "adapter": {"use": "lora", "r": 4, "rows": "turn-tokens"}, **LONG},
-    "qlora": {"use": "lora", "adapter": QLORA, "precision": "bf16", "gradient_checkpointing": True, **TUNED},
+    "qlora": {
+        "use": "lora", "adapter": QLORA, "precision": "bf16", "gradient_checkpointing": True, **TUNED,
+        "optimizer": {"use": "paged-adamw-8bit", "lr": 1e-3},
+    },
     "dpo": {"use": "preference", "adapter": {"use": "lora", "r": 4}, "samples": 0},
     "kto": {"use": "preference", "objective": "kto", "precision": "bf16", "samples": 0},
     "reward": {"use": "reward"},

@@ -316,19 +316,6 @@ def test_muon_steps_a_sharded_matrix_as_it_steps_a_whole_one(mesh):
 
 
 @pytest.mark.parametrize("use", ["adamw-8bit", "paged-adamw-8bit"])
-def test_sharded_parameters_are_refused_in_8_bits(use, mesh):
-    import torch
-    from torch.distributed.tensor import distribute_tensor
-
-    whole, sharded = (torch.nn.Parameter(torch.ones(64, 64)) for _ in range(2))
-    sharded = torch.nn.Parameter(distribute_tensor(sharded.detach(), mesh))
-    groups = [ParamGroup([whole], "embedding", False), ParamGroup([sharded], "matrix", True)]
-    with pytest.raises(RecipeError, match=f"^{use} does not step parameters that strategy: fsdp shards") as error:
-        slot("optimizer", {"use": use}).build().build(groups)
-    assert "strategy: ddp, or the optimizer adamw" in error.value.next
-
-
-@pytest.mark.parametrize("use", ["adamw-8bit", "paged-adamw-8bit"])
 def test_a_missing_bitsandbytes_is_named(use, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(RecipeError, match=f"^{use} needs bitsandbytes"):

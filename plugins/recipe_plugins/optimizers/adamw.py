@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -33,7 +34,7 @@ class AdamW:
 
 
 class AdamW8bit:
-    """`bitsandbytes.optim.AdamW8bit`. Parameters of fewer than 4,096 elements keep fp32 moments."""
+    """`bitsandbytes.optim.AdamW8bit`. Parameters of fewer than 4,096 elements keep fp32 moments; see `shards` too."""
 
     name: ClassVar[str] = "adamw-8bit"
     library_class: ClassVar[str] = "AdamW8bit"
@@ -42,26 +43,20 @@ class AdamW8bit:
         self.config = config
 
     def build(self, groups: Sequence[ParamGroup]) -> torch.optim.Optimizer:
-        """See `recipe_runner.Optimizer`. Raises `RecipeError` without bitsandbytes, and for sharded parameters."""
-        if any(isinstance(parameter, DTensor) for group in groups for parameter in group.params):
-            raise RecipeError(
-                f"{self.name} does not step parameters that strategy: fsdp shards",
-                next="use strategy: ddp, or the optimizer adamw, whose states fsdp shards",
-            )
+        """See `recipe_runner.Optimizer`. Raises `RecipeError` without bitsandbytes."""
         try:
             from bitsandbytes.optim import adamw as library
         except ImportError as error:
             raise RecipeError(
                 f"{self.name} needs bitsandbytes, which is not installed", next="pip install 'recipe-runner[qlora]'"
             ) from error
+        from recipe_plugins.optimizers.shards import LEAST, OfShards
+
         config, made = self.config, getattr(library, self.library_class)
-        built: torch.optim.Optimizer = made(
-            settings(groups, config.lr, config.weight_decay),
-            lr=config.lr,
-            betas=config.betas,
-            eps=config.eps,
-            min_8bit_size=4096,
-        )
+        make = partial(made, lr=config.lr, betas=config.betas, eps=config.eps, min_8bit_size=LEAST)
+        set_up = settings(groups, config.lr, config.weight_decay)
+        sharded = any(isinstance(parameter, DTensor) for group in groups for parameter in group.params)
+        built: torch.optim.Optimizer = OfShards(set_up, make) if sharded else make(set_up)
         return built
 
 
