@@ -125,6 +125,22 @@ def test_only_the_files_of_the_index_are_the_model(models, tmp_path):
         export(Model(folder, "other", {}), tmp_path / "torn")
 
 
+def test_a_tied_head_that_is_stored_too_is_written_once(models, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "model"
+    shutil.copytree(models["llama, tied"].payload, folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, folder / "model.safetensors")
+    usual = export(models["llama, tied"], tmp_path / "usual")
+    assert export(Model(folder, "both", {}), tmp_path / "both").digest == usual.digest
+    tensors["lm_head.weight"][-1, -1] += 1  # two weights, whatever the config says: so they are loaded
+    save_file(tensors, folder / "model.safetensors")
+    other = export(Model(folder, "two", {}), tmp_path / "two")
+    assert other.facts["export"]["tensors"] == usual.facts["export"]["tensors"] + 1
+
+
 def test_what_old_versions_of_transformers_saved_beside_weights_is_left_out(models, tmp_path):
     """The hub's gpt2 has masks among its weights, and names without `transformer.`."""
     import torch

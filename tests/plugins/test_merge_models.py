@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
-from recipe_runner import Artifact, RecipeError
+from recipe_runner import Artifact, Model, RecipeError
 from recipe_runner.testing import make, slot
 
 pytestmark = pytest.mark.slow
@@ -336,6 +337,30 @@ def test_without_memory_for_the_result_its_weights_are_read_and_it_is_said(chat,
     inputs["chat"] = Artifact(tmp_path / "broken", "", {})
     with pytest.raises(RecipeError, match=r"model\.norm\.weight has weights that are no numbers"):
         stage(tmp_path / "b", inputs, {"chat": "chat", "base": "base"}, "linear", gate="weights")
+
+
+def test_models_that_store_a_tied_head_and_some_that_do_not_are_merged_alike(chat, tiny_base, tmp_path):
+    """Some of the hub's tied models store it; what draws by tensor must not draw twice for one."""
+    from safetensors.torch import load_file, save_file
+
+    def both(model, name):
+        folder = tmp_path / name
+        shutil.copytree(model.payload, folder)
+        weights = load_file(folder / "model.safetensors")
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+        save_file(weights, folder / "model.safetensors")
+        return Model(folder, model.digest, {})
+
+    models, method = {"chat": {"model": "chat", "density": 0.5}}, {"use": "dare-linear"}
+    usual = stage(tmp_path / "a", {"chat": chat, "base": tiny_base}, models, method, model="base")
+    assert "lm_head.weight" not in tensors(usual)
+    for name, given in {
+        "b": {"chat": chat, "base": both(tiny_base, "base")},
+        "c": {"chat": both(chat, "first"), "base": both(tiny_base, "second")},
+    }.items():
+        found = stage(tmp_path / name, given, models, method, model="base")
+        assert all((tensor == tensors(usual)[key]).all() for key, tensor in tensors(found).items())
+        assert tensors(found).keys() == tensors(usual).keys()
 
 
 def test_linear_of_one_model_is_that_model(chat, tmp_path):

@@ -10,6 +10,7 @@ COMPONENTS: list[Component] = [
         name="export",
         target="recipe_plugins.export.stage:ExportStage",
         config="recipe_plugins.export.config:ExportConfig",
+        version=2,
         summary="writes a model as one GGUF file, tokeniser included, and reads it back",
     ),
 ]

@@ -1,9 +1,9 @@
 """The stage `export`: a model as one GGUF file, written a tensor at a time and read back.
 
-Guarantees: every weight of the model is in the file, or the stage fails; what the reader of the `gguf` package finds
-there is, to the bit, the model's weights in the dtype that was asked for, and the metadata that was written. Weights
-that were quantised are, read back, within what their type may lose; how much they lost is told. Equal models give equal
-bytes.
+Guarantees: every weight of the model is in the file (a tied head once), or the stage fails; what the reader of the
+`gguf` package finds there is, to the bit, the model's weights in the dtype that was asked for, and the metadata that
+was written. Weights that were quantised are, read back, within what their type may lose; how much they lost is told.
+Equal models give equal bytes.
 
 Limits: byte-level BPE tokenisers; of the quantised types those that are a function of 32 weights, as more need
 llama.cpp's own tool. That llama.cpp itself runs it is not tried here; transformers reads the same model back (tests).
@@ -29,7 +29,7 @@ from recipe_plugins.export.families import Family, experts_of, family_of
 from recipe_plugins.export.quantised import BLOCK, TYPES, Loss
 from recipe_plugins.export.vocabulary import vocabulary
 from recipe_plugins.training.loading import load_tokenizer
-from recipe_plugins.training.weights import shards
+from recipe_plugins.training.weights import shards, tied_copy
 from recipe_runner import RecipeError, StageContext
 
 FILE = "model.gguf"
@@ -127,7 +127,8 @@ class Tensors:
         self.kinds: dict[str, str] = {}  # what each is stored as, known once it was read
         files = [stack.enter_context(safe_open(path, framework="pt")) for path in shards(folder)]
         self._file = {name: file for file in files for name in sorted(file.keys()) if not name.endswith(CONSTANT)}
-        self._sources = gathered(self._file, experts_of(keys))
+        copy = tied_copy({name: file.get_slice(name) for name, file in self._file.items()}, keys)
+        self._sources = gathered((name for name in self._file if name not in copy), experts_of(keys))
         gguf = library()
         architecture = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == family.name)
         known = gguf.get_tensor_name_map(architecture, family.layers(keys))

@@ -20,7 +20,7 @@ import torch
 from safetensors import safe_open
 
 from recipe_plugins.merge.config import MergedModel
-from recipe_plugins.training.weights import shards
+from recipe_plugins.training.weights import shards, tied_copy
 from recipe_runner import RecipeError
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -61,13 +61,14 @@ def slices(folder: Path, stack: ExitStack) -> dict[str, Any]:
 
 
 class Weights:
-    """The tensors of a saved model, its files open as long as `stack` is."""
+    """The tensors of a saved model, a tied head once, its files open as long as `stack` is."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder = folder
         files = [stack.enter_context(safe_open(path, framework="pt")) for path in shards(folder)]
         self._file = {name: file for file in files for name in sorted(file.keys())}
-        self.kinds = {name: self._kind(name) for name in self._file}
+        copy = tied_copy({name: file.get_slice(name) for name, file in self._file.items()}, self.config())
+        self.kinds = {name: self._kind(name) for name in self._file if name not in copy}
 
     def _kind(self, name: str) -> Kind:
         part = self._file[name].get_slice(name)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from recipe_runner import RecipeError
 
 INDEX = "model.safetensors.index.json"
+
+EMBEDDINGS, HEAD, ROWS = ("embed_tokens.weight", "wte.weight"), "lm_head.weight", 4096
 
 
 def shards(folder: Path) -> list[Path]:
@@ -38,3 +44,20 @@ def quantised_by(folder: Path) -> str:
     path = folder / "config.json"
     found = json.loads(path.read_text(encoding="utf-8")).get("quantization_config") if path.is_file() else None
     return str(found.get("quant_method", "by a method without a name")) if found else ""
+
+
+def tied_copy(tensors: Mapping[str, Any], keys: Mapping[str, Any]) -> frozenset[str]:
+    """The name of a head that is stored beside the embedding that it is tied to and equal to it, if there is one.
+
+    `tensors` are slices of safetensors, `keys` those of `config.json`. Some of the hub's tied models store both, and
+    what was fine-tuned from them only one; weights that differ are loaded as two.
+    """
+    head = tensors.get(HEAD)
+    if head is None or not keys.get("tie_word_embeddings"):
+        return frozenset()
+    shape = head.get_shape()
+    for name, other in tensors.items():
+        if name.endswith(EMBEDDINGS) and other.get_shape() == shape:
+            spans = (slice(start, start + ROWS) for start in range(0, shape[0], ROWS))
+            return frozenset({HEAD}) if all(torch.equal(head[span], other[span]) for span in spans) else frozenset()
+    return frozenset()
