@@ -22,6 +22,29 @@ def test_files_that_are_not_there_are_problems_of_check(tmp_path):
     assert (problem.path, problem.next) == ("stages.corpus.sources.web.path", "did you mean 'there.jsonl'?")
 
 
+def test_a_folder_without_such_a_file_is_told_from_one_that_is_not_there(tmp_path):
+    (tmp_path / "in").mkdir()
+    for held, said in (("", "it holds nothing"), (".hidden", "it holds .hidden")):
+        if held:
+            (tmp_path / "in" / held).write_text("")
+        with pytest.raises(InvalidRecipe) as caught:
+            load("recipes/tiny.yaml", [f"stages.corpus.sources.web={{use: text, path: {tmp_path}/in}}"])
+        (problem,) = caught.value.problems
+        assert (problem.what, problem.next) == (f"no file in the folder {tmp_path}/in", said)
+
+
+def test_a_fork_keeps_some_where_its_parent_kept_all(tmp_path):
+    """`keep` is a word or a block; layers merge a block over a word as if it named a component."""
+    classifier = "{use: quality-classifier, keep: all, positives: {domains: [web]}, negatives: {domains: [code]}}"
+    parent = FIELDS.replace("STEP", classifier)
+    parent = parent.replace("WEIGHTS", "{web: 1, code: 1}").replace("      MIX\n", "")
+    (tmp_path / "parent.yaml").write_text(parent)
+    change = "stages: {corpus: {steps: {step: {keep: {top: 0.1}}}}}"
+    (tmp_path / "t.yaml").write_text(f"schema: 1\nname: fork\nextends: parent.yaml\n{change}\n")
+    config: Any = load(str(tmp_path / "t.yaml")).config("corpus")
+    assert config.steps["step"].config.keep.top == 0.1
+
+
 def test_domains_that_no_source_is_called_are_problems_of_check():
     """Of the recipe's own corpus; before, the curation and the tokeniser were paid for first."""
     select = "stages.base.select={good: {domain: cdoe, where: score >= 1}}"

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from recipe_runner.cli import main
 from recipe_runner.testing import make
 
 
@@ -24,6 +25,21 @@ def show(tmp_path):
         return subprocess.run(command, capture_output=True, text=True)
 
     return run
+
+
+def test_a_conversation_is_shown_as_who_says_what(tmp_path, capfd):
+    talk = {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]}
+    long = {"messages": [talk["messages"][0], {"role": "assistant", "content": "So it is, my friend."}]}
+    (tmp_path / "in.jsonl").write_text(f"{json.dumps(talk)}\n{json.dumps(long)}\n")
+    sources = {"chat": {"use": "jsonl", "path": str(tmp_path / "in.jsonl")}}
+    step = {"use": "score", "where": "answer_words >= 3"}
+    corpus = make("curation", {"sources": sources, "steps": {"long": step}, "heldout": 0}, tmp_path / "out")
+    assert main(["show", str(corpus.path), "--removed", "long"]) == 0
+    told = capfd.readouterr().err
+    assert "user: Why?" in told
+    assert "assistant: So." in told
+    assert main(["show", str(corpus.path), "--removed", "short"]) == 2
+    assert "'short' is no step of it, or removed nothing" in capfd.readouterr().err
 
 
 def test_it_shows_so_many_of_a_step_and_reason_and_names_what_there_is(show):

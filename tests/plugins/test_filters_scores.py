@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from recipe_plugins.filters.rules.score import value_of
 from recipe_plugins.filters.rules.where import parsed
 from recipe_runner import OneByOne, RecipeError, Record, Verdict, batched
 from recipe_runner.testing import check_filter, make
@@ -115,6 +116,20 @@ def rows(artifact) -> dict[str, dict]:
 
 
 TEXTS = [f"{'word ' * n}number {n}" for n in range(1, 11)]
+
+
+@pytest.mark.parametrize(
+    ("name", "meta", "said"),
+    [
+        ("qualty", {"scores": {"quality": {"quality": 0.8, "other": 1}}}, "did you mean 'quality'?"),
+        ("answer_word", {}, "did you mean 'answer_words'?"),
+        ("toxicity", {}, "let the step that scores say `keep_scores: true`"),
+    ],
+)
+def test_a_misspelt_score_is_likened_to_one_that_there_is(name, meta, said):
+    with pytest.raises(RecipeError, match=f"no score is called '{name}'") as caught:
+        value_of(Record("a", "x", meta=meta), name)
+    assert caught.value.next == said
 
 
 def test_a_curation_keeps_scores_and_uses_them_before_and_after_a_barrier(tmp_path):

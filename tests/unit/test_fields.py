@@ -88,3 +88,17 @@ def test_a_field_that_may_be_left_out_is_shown_with_what_it_is():
     assert "of all parameters" in told["budget.tokens_per_parameter"]
     assert all(told[f"budget.{unit}"] for unit in ("steps", "epochs", "flops", "minutes"))
     assert told["execution.micro_batch"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "paths"),
+    [
+        ("stage", "curation", ["mix.weights", "sources.*.limit", "steps.*.only", "steps.*.only.domain"]),
+        ("filter", "quality-classifier", ["keep.top"]),
+    ],
+)
+def test_what_may_be_left_out_and_what_a_slot_takes_beside_a_component_is_shown_too(kind, name, paths):
+    from recipe_runner.commands.fields import fields_table
+
+    told = {row[0]: row[3] for row in fields_table(installed().registry.find(kind, name))["rows"]}
+    assert all(told[path] for path in paths)

@@ -109,7 +109,8 @@ def test_the_end_of_a_run_prints_whole_paths_and_the_chat_command(recipe, here):
 @pytest.mark.parametrize(
     ("value", "shown"),
     [(None, "–"), (True, "yes"), (1053312, "1,053,312"), (2.34567, "2.346"), (1e-5, "1e-05"), (123456.7, "123,457"),
-     (3e15, "3e+15"), ("a", "a"), ({"b": 1, "c": [2, None]}, "b=1, c=2, –"), (float("nan"), "nan")],
+     (3e15, "3e+15"), ("a", "a"), ({"b": 1, "c": [2, None]}, "b=1, c=(2, –)"),
+     ([{"a": 1}, {"a": 1, "b": 2}], "a=1, (a=1, b=2)"), (float("nan"), "nan")],
 )  # fmt: skip
 def test_values_are_shown_as_people_write_them(value, shown):
     assert cell(value) == shown

@@ -30,20 +30,20 @@ from recipe_runner import (
 class Only(Config):
     """What a step is applied to; all else passes it untouched and uncounted."""
 
-    domain: Annotated[tuple[str, ...], Field(min_length=1)]
+    domain: Annotated[tuple[str, ...], Field(min_length=1, description="names of sources")]
 
 
 class StepOptions(Config):
     """Keys that every step may have beside its filter's own."""
 
-    only: Only | None = None
+    only: Only | None = Field(default=None, description="what the step is applied to; none: all that comes")
     keep_scores: bool = Field(default=False, description="into the documents' `meta.scores`, under the step's name")
 
 
 class SourceOptions(Config):
     """Keys that every source may have beside its own."""
 
-    format: Annotated[Use[Format], Slot("format")] = "auto"  # type: ignore[assignment]
+    format: Annotated[Use[Format], Slot("format"), Field(description="which columns a document is made of")] = "auto"  # type: ignore[assignment]
     limit: Annotated[Size, Field(gt=0)] | None = Field(
         default=None, description="bytes of text at most: the source's first documents, in its stable order"
     )

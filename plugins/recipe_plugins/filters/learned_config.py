@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from recipe_runner import Config, Execution, File, RecipeError, Share, Size
 
@@ -33,10 +34,19 @@ class Keep(Config):
         return self
 
 
+def _over_all(keep: Any) -> Any:
+    """A fork's `{above: 0.5}` over `all` arrives with `use: all`: layers take a word under a block for a component."""
+    if isinstance(keep, Mapping) and keep.get("use") == "all":
+        return {key: value for key, value in keep.items() if key != "use"} or "all"
+    return keep
+
+
 class ClassifierConfig(Config):
     """A model by path, or one that is trained on `positives` and `negatives`."""
 
-    keep: Literal["all"] | Keep = Field(description="`all` scores the documents and removes none")
+    keep: Annotated[Literal["all"] | Keep, BeforeValidator(_over_all)] = Field(
+        description="`all` scores the documents and removes none"
+    )
     positives: Examples = Field(default_factory=dict)  # type: ignore[assignment,arg-type]
     negatives: Examples = Field(default_factory=dict)  # type: ignore[assignment,arg-type]
     model: Annotated[str | None, File()] = Field(

@@ -46,8 +46,15 @@ def matching(path: str, suffixes: Sequence[str] = ()) -> Sequence[Found]:
         found = [file for file in found if file.name.endswith(tuple(suffixes))]
     if found:
         return found
-    wanted = f" ending in {', '.join(suffixes)}" if os.path.isdir(path) and suffixes else ""
-    raise RecipeError(f"no file{wanted} at {path}", next=_nearby(path))
+    if os.path.isdir(path):
+        wanted = f" ending in {', '.join(suffixes)}" if suffixes else ""
+        raise RecipeError(f"no file{wanted} in the folder {path}", next=f"it holds {_held(path)}")
+    raise RecipeError(f"no file at {path}", next=_nearby(path))
+
+
+def _held(folder: str, most: int = 8) -> str:
+    names = sorted(os.listdir(folder))
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "") if names else "nothing"
 
 
 def _nearby(path: str) -> str:

@@ -30,6 +30,18 @@ def _rows(schema: Mapping[str, Any], whole: Mapping[str, Any] | None = None, abo
             members = [entry, *entry.get("anyOf", ())]  # a field that may be left out is described inside
             what = next((member["description"] for member in members if "description" in member), "")
             yield [path, _takes(entry), "required" if needed else entry.get("default"), what]
+            for below, inner in _inside(entry, path) if path.count(".") < DEEPEST else ():
+                yield from _rows(_block(inner, whole) or inner, whole, f"{below}.")
+
+
+def _inside(entry: Mapping[str, Any], path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """What a field may hold that has keys of its own: a block, or what a slot takes beside the component's keys."""
+    entries = entry.get("additionalProperties")
+    if isinstance(entries, Mapping):
+        yield from _inside(entries, f"{path}.*")
+    for member in entry.get("anyOf", ()):
+        yield path, member
+    yield path, entry.get("options") or {}
 
 
 def _block(entry: Mapping[str, Any], whole: Mapping[str, Any]) -> Mapping[str, Any]:

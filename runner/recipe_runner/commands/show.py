@@ -52,7 +52,7 @@ def show_target(
         folder = _of_last_run(Store(store), target, error)
     if removed:
         found = _removed(folder, *removed.partition(":")[::2])[:number]
-        short = [{**row, "text": str(row["text"] or row["messages"])[:300]} for row in found]
+        short = [{**row, "text": _said(row)[:300]} for row in found]
         answer(json, removed, found if json else short, "domain, id, reason, scores, text")
     else:
         show_artifact(folder, json)
@@ -64,12 +64,20 @@ def _removed(folder: Path, step: str, reason: str) -> list[dict[str, Any]]:
     for file in sorted(folder.glob("removed/*/*.jsonl")):
         files.setdefault(file.parent.name.partition("_")[2], []).append(file)
     if step not in files:
-        raise UsageError(f"no document that {step!r} removed was kept", next=suggest(step, files, noun="steps"))
+        what = f"{step!r} is no step of it, or removed nothing"
+        raise UsageError(what, next=suggest(step, files, noun="steps that removed something"))
     lines = [(file.stem, line) for file in files[step] for line in file.read_bytes().splitlines()]
     rows = [{"domain": domain, "text": None, **json.loads(line)} for domain, line in lines]
     if reason and reason not in (reasons := {row["reason"] for row in rows}):
         raise UsageError(f"{step!r} removed nothing as {reason!r}", next=suggest(reason, reasons, noun="its reasons"))
     return [row for row in rows if reason in ("", row["reason"])]
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    """The text of a document, or of a conversation who says what."""
+    if row["text"] is not None:
+        return str(row["text"])
+    return "\n".join(f"{turn.get('role')}: {turn.get('content') or ''}" for turn in row["messages"])
 
 
 def _of_last_run(store: Store, stage: str, error: UsageError) -> Path:

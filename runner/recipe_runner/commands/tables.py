@@ -29,15 +29,21 @@ def samples_table(title: str, samples: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def cell(value: Any) -> str:
-    """A value as people read it: `1,234`, `0.1235`, `a=1, b=2`, `–` for nothing."""
+    """A value as people read it: `1,234`, `0.1235`, `a=1, b=(c=2, d=3)`, `–` for nothing."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}={cell(entry)}" for key, entry in value.items())
+        return ", ".join(f"{key}={_part(entry)}" for key, entry in value.items())
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(cell, value))
+        return ", ".join(map(_part, value))
     if isinstance(value, float):
         return f"{value:,.0f}" if 1e5 <= abs(value) < 1e15 else f"{value:.4g}"
     words = {None: "–", True: "yes", False: "no"}
     return words[value] if value is None or isinstance(value, bool) else format(value, "," * isinstance(value, int))
+
+
+def _part(value: Any) -> str:
+    """A value inside another; brackets say where one of several entries ends."""
+    several = isinstance(value, (Mapping, list, tuple)) and len(value) > 1
+    return f"({cell(value)})" if several else cell(value)
 
 
 def _cells(table: Table) -> tuple[list[str], list[list[str]], list[bool]]:

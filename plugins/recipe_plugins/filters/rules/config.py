@@ -177,10 +177,16 @@ class UrlConfig(Config):
         return self
 
 
+def _language(code: str) -> str:
+    if not re.fullmatch(r"[A-Za-z]{2,3}(_[A-Za-z]+)?", code):
+        raise ValueError(f"a code of a language is expected, such as `en`, or `eng_Latn` for GlotLID; got {code!r}")
+    return code
+
+
 class LanguageConfig(Config):
     """Keeps documents in one of `languages`."""
 
-    languages: tuple[Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}(_[A-Za-z]+)?$")], ...] = Field(
+    languages: tuple[Annotated[str, AfterValidator(_language)], ...] = Field(
         min_length=1, description="as the model calls them: `en` (py3langid, lid.176), `eng_Latn` (GlotLID)"
     )
     min_score: Share = Field(default=0.65, description="the model's probability of the language")

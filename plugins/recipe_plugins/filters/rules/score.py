@@ -80,16 +80,21 @@ def value_of(record: Record, name: str) -> float:
         return measured(record, name)
     if len(meant) != 1:
         what = f"{' and '.join(sorted(meant))} are both called" if meant else "no score is called"
-        raise RecipeError(
-            f"{record.id}: {what} {name!r}",
-            next=suggest(name, [*found, *sorted(NAMES)], noun="scores")
-            if found
-            else "let the step that scores say `keep_scores: true`",
-        )
+        raise RecipeError(f"{record.id}: {what} {name!r}", next=_instead(name, found))
     value = found[meant.pop()]
     if value is None:
         raise RecipeError(f"{record.id}: its score {name!r} is not a finite number", next="remove such documents first")
     return float(value)
+
+
+def _instead(name: str, found: Iterable[str]) -> str:
+    """The nearest name, in full or in short; else all of them, if there are other than those that need no step."""
+    near = suggest(name, [*found, *(key.rpartition(".")[2] for key in found), *NAMES])
+    if near.startswith("did you mean"):
+        return near
+    return (
+        suggest(name, [*found, *NAMES], noun="scores") if found else "let the step that scores say `keep_scores: true`"
+    )
 
 
 def _scores(meta: Mapping[str, Any]) -> dict[str, Any]:
