@@ -6,12 +6,15 @@ python in_shards.py NAME...    each the name of a function here, which asserts
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import sys
 import tempfile
 import traceback
+import weakref
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import distributed
@@ -19,11 +22,14 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from recipe_plugins.training import sharding
 from recipe_plugins.training.checkpoints import load
+from recipe_plugins.training.generation import Reply, replies
 from recipe_plugins.training.groups import param_groups
-from recipe_runner.testing import slot
+from recipe_runner import ExecutionConfig
+from recipe_runner.testing import LocalContext, slot
 
 CPU = torch.device("cpu")
 SIZES = {"vocab_size": 131, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16}
+END = 5
 WRAPPED = "__bnb_optimizer_quant_state__"
 
 
@@ -132,6 +138,43 @@ def no_rank_holds_the_whole(folder: Path) -> None:
         part = sharding.like(torch.ones(parameter.shape), parameter).to_local()
         assert part.shape == parameter.to_local().shape
         assert part.untyped_storage().nbytes() == 4 * part.numel()
+
+
+def ranks_that_round_differently_say_the_same(folder: Path) -> None:
+    """Else one would come to an end sooner, and the others would wait for its shards for ever."""
+    model = mixture(3).eval()
+    rank, given = distributed.get_rank(), []
+
+    def other(module, inputs, output):
+        """Of each rank its own logits: rank 0 ends after three tokens, rank 1 would go on."""
+        output.logits[:, -1] = 0
+        output.logits[:, -1, 7 if rank or len(given) % 4 < 2 else END] = 1
+        given.append(rank)
+        return output
+
+    shards = sharding.sharded(model, CPU, 2, "all")
+    shards.register_forward_hook(other)
+    renderer = SimpleNamespace(
+        prompt=lambda messages: [1, 2, 3],
+        end_of_turn=END,
+        tokenizer=SimpleNamespace(eos_token_id=END, decode=lambda ids: " ".join(map(str, ids))),
+    )
+    assert replies(shards, renderer, [[]], limit=9) == [Reply("7 7", True)]
+    assert len(given) == 3
+
+
+def shards_that_are_done_are_let_go(folder: Path) -> None:
+    """Before there are others, though they refer to themselves, and nobody else collects garbage."""
+    gc.disable()
+    execution = ExecutionConfig(device="cpu", processes=2, strategy="fsdp")
+    ctx = LocalContext(folder, rank=distributed.get_rank(), world_size=2)
+    model = mixture(3)
+    with sharding.asked(ctx, execution, model) as there:
+        held = weakref.ref(next(there.parameters()))
+    del there
+    assert held() is not None
+    sharding.sharded(model, CPU, 2, "all")
+    assert held() is None
 
 
 def main(names: list[str]) -> None:

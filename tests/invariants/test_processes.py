@@ -140,9 +140,14 @@ def test_a_model_that_is_to_be_sharded_is_asked_in_shards(tmp_path):
     assert started([sys.executable, "-c", ASKED, str(tmp_path)], 2) == [0, 0]
 
 
-def test_what_each_rank_holds_is_stepped_saved_and_gone_on_from(tmp_path):
-    eight = "moments_of_8_bits_are_those_of_one_process"
-    held = ["muon_steps_sharded_experts", "no_rank_holds_the_whole", eight]
+def test_what_each_rank_holds_is_stepped_saved_and_let_go(tmp_path):
+    held = [
+        "muon_steps_sharded_experts",
+        "moments_of_8_bits_are_those_of_one_process",
+        "no_rank_holds_the_whole",
+        "ranks_that_round_differently_say_the_same",
+        "shards_that_are_done_are_let_go",
+    ]
     assert started([sys.executable, IN_SHARDS, *held], 2) == [0, 0]
 
 

@@ -46,6 +46,7 @@ def attach(
     """
     with ask(model.eval()) as there:
         before = logits(there, row)
+    del there  # if those were shards, before there are others
     adapted = method.attach(model, tokenizer, seed, new_tokens).eval()
     with ask(adapted) as there:
         neutral(before, logits(there, row), method.tolerance * ROUNDING.get(model.dtype, 1.0))
@@ -101,7 +102,10 @@ class MovesAdapter(_Trainer):
             if parameter.dtype != made[name].dtype:
                 parameter.data = made[name].to(parameter.device)
         self._adapted = model
-        self._before = {name: sharding.local(p.detach()).clone() for name, p in checkpoints.trained(model).items()}
+        self._before = {
+            name: sharding.local(parameter.detach()).to("cpu", copy=True)
+            for name, parameter in checkpoints.trained(model).items()
+        }
 
     def after_step(self, control: Any) -> None:
         """See the mixin."""
@@ -119,7 +123,7 @@ class MovesAdapter(_Trainer):
     def _moved(self) -> bool:
         """Whether this rank's part of the adapter is another than it was."""
         now = checkpoints.trained(self._adapted)
-        return any(not torch.equal(sharding.local(now[name]).cpu(), was.cpu()) for name, was in self._before.items())
+        return any(not torch.equal(sharding.local(now[name]).cpu(), was) for name, was in self._before.items())
 
 
 class AdapterTokenTrainer(MovesAdapter, TokenTrainer):

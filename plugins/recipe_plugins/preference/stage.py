@@ -54,6 +54,7 @@ class PreferenceStage:
         with learner.ask(model) as there:
             before = self._before(learner, there, heldout)
             rows = ExampleRows(folder, self._reference(learner, there, Documents(folder)))
+        del there  # if those were shards, before there are others
         model = learner.adapted(model, rows.stored[0][0])
         bound = {"objective": self.objective, "takes": self.about.takes}
         result = learner.train(model, rows, PreferenceTrainer, **bound)

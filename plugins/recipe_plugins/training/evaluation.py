@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from recipe_plugins.training import bits
+from recipe_plugins.training import bits, sharding
 from recipe_plugins.training.answers import answer_losses, last_answer, measurable
 from recipe_plugins.training.config import Evaluation
 from recipe_plugins.training.conversations import Renderer
@@ -91,7 +91,8 @@ class TextEvaluator:
         while len(ids) < begun + self.settings.sample_tokens:
             seen = torch.tensor([ids[-self.sequence_length :]], device=self.device)
             positions = torch.arange(seen.shape[1], device=self.device)[None]
-            ids.append(int(model(input_ids=seen, position_ids=positions, use_cache=False).logits[0, -1].argmax()))
+            logits = model(input_ids=seen, position_ids=positions, use_cache=False).logits
+            ids.append(int(sharding.agreed(model, logits[0, -1].argmax())))
             if ids[-1] == self.tokenizer.eos_token_id:
                 break
         return self._text(ids[begun:])

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from recipe_plugins.training import sharding
 from recipe_plugins.training.conversations import Renderer
 
 BATCH_ROWS = 64
@@ -42,15 +43,15 @@ def replies(
 ) -> list[Reply]:
     """The model's answer to each conversation, of at most `limit` tokens.
 
-    `model` is on the device that it stays on; its mode is put back.
+    `model` is on the device that it stays on; its mode is put back. Of a sharded one all ranks ask the same.
     """
     encoded = [renderer.prompt(messages) for messages in prompts]
     ends, found = stops(renderer), dict[int, list[int]]()
-    training = model.training
+    training, pick = model.training, partial(_likeliest, model)
     model.eval()
     try:
         for numbers in _batches(encoded):
-            answers = _continued(model, [encoded[n] for n in numbers], ends, limit, _likeliest)
+            answers = _continued(model, [encoded[n] for n in numbers], ends, limit, pick)
             found |= zip(numbers, answers, strict=True)
     finally:
         model.train(training)
@@ -105,8 +106,8 @@ def _fallen(logits: torch.Tensor, place: int, *, draws: torch.Tensor, temperatur
     return torch.searchsorted(heights, at, right=True).clamp(max=logits.shape[-1] - 1)
 
 
-def _likeliest(logits: torch.Tensor, place: int) -> torch.Tensor:
-    return logits.argmax(dim=-1, keepdim=True)
+def _likeliest(model: PreTrainedModel, logits: torch.Tensor, place: int) -> torch.Tensor:
+    return sharding.agreed(model, logits.argmax(dim=-1, keepdim=True))
 
 
 @torch.no_grad()

@@ -15,8 +15,14 @@ from recipe_runner import ExecutionConfig, RecipeError
 
 
 def ready(config: LoopConfig) -> None:
-    """Settle threads. Raises `RecipeError` for what cannot be trained on this machine, before anything is prepared."""
+    """Settle threads and the GPU that libraries take unless told otherwise: this rank's.
+
+    Raises `RecipeError` for what cannot be trained on this machine, before anything is prepared.
+    """
     set_threads(config.execution)
+    where = device(config.execution)
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
     if config.precision == "fp8":
         float8.refuse_without(device(config.execution))
     if config.liger:

@@ -50,7 +50,6 @@ def asked(ctx: StageContext, execution: ExecutionConfig, model: Any) -> Iterator
     """`model` on this rank's device, to be asked, and put back; or a sharded copy, of which all ranks ask the same."""
     where, was = device(execution), next(model.parameters()).device
     if wanted(ctx, execution):
-        gc.collect()  # a trainer that is done refers to itself, and so still holds its own shards and their optimizer
         yield sharded(model, where, ctx.world_size, "all")
     elif was.type == where.type:
         yield model
@@ -67,6 +66,7 @@ def sharded(model: PreTrainedModel, device: torch.device, world_size: int, shard
 
     Raises `RecipeError` for quantised weights that are not of 4 bits, and for a model without layers.
     """
+    gc.collect()  # sharded models and trainers refer to themselves: those that are done would still hold their shards
     found = copy.deepcopy(model)
     if getattr(model, "is_loaded_in_4bit", False):
         quantised.make_plain(found, device)
@@ -148,6 +148,17 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
 def held(model: nn.Module) -> int:
     """Parameters of which this rank holds its shard, in elements."""
     return sum(p.to_local().numel() for p in model.parameters() if isinstance(p, DTensor))
+
+
+def agreed(model: Any, chosen: torch.Tensor) -> torch.Tensor:
+    """What rank 0 chose, where all ranks ask the same of the shards of `model`; `chosen` itself of a whole one.
+
+    Ranks whose devices round differently could choose differently, and one that is done sooner than the others would
+    leave them waiting for its shards.
+    """
+    if is_sharded(model):
+        distributed.broadcast(chosen, 0)
+    return chosen
 
 
 def whole(value: Any, then: Callable[[torch.Tensor], Any] = lambda tensor: tensor) -> Any:
