@@ -13,7 +13,9 @@ import pytest
 from pydantic import ValidationError
 
 from recipe_plugins.curation import stage as curation_stage
-from recipe_runner import Component, Interrupted, RecipeError
+from recipe_plugins.curation import tables
+from recipe_plugins.curation.ledger import Account
+from recipe_runner import Component, Counts, Interrupted, RecipeError
 from recipe_runner.components import Registry
 from recipe_runner.identity import folder_files
 from recipe_runner.plugins import Plugins, installed
@@ -320,10 +322,10 @@ def test_bad_rows_are_counted_with_file_and_line(tmp_path):
     read = ledger(corpus)["web"]["read"]
     assert (read["rows"], read["documents"]) == (605, 600)
     assert [(entry["where"].removeprefix(str(path)), entry["reason"]) for entry in read["bad_samples"]] == [
-        (":3", "malformed JSON (Unterminated string starting at)"),
+        (":3", "malformed JSON (Unterminated string starting at); a JSON Lines file has one object a line"),
         (":4", "not UTF-8"),
         (":5", "neither `text` nor `messages`; name a `format` and its `fields`; it has 'body'"),
-        (":7", "not a JSON object"),
+        (":7", "not a JSON object; a JSON Lines file has one object a line"),
         (":8", "a lone surrogate in its text"),
     ]
     assert sum(read["bad"].values()) == 5
@@ -337,6 +339,30 @@ def test_too_many_bad_rows_stop_the_stage(tmp_path):
     with pytest.raises(RecipeError, match=r"5 of 405 rows cannot be read, more than max_bad \(1.00%\).*rows.jsonl:3"):
         make("curation", config, tmp_path / "c")
     assert make("curation", {**config, "max_bad": "2%"}, tmp_path / "d").domains()["web"].documents > 300
+
+
+def test_what_was_removed_is_shown_by_reason_and_adds_up(tmp_path):
+    source = {"use": "jsonl", "path": str(bad_rows(tmp_path, 600))}
+    steps = {"short": {"use": "length", "min_characters": 18}}
+    config = {"sources": {"web": source}, "steps": steps}
+    corpus = make("curation", config, tmp_path / "c")
+    shown = {found["title"]: found["rows"] for found in corpus.manifest["facts"]["tables"]}
+    read, kept = shown["funnel"][0][2:4], shown["funnel"][1][2:4]
+    steps = [row for row in shown["removed"] if row[1] == "short"]
+    assert steps == [["web", "short", "few_characters", 10, 170, "1.7%"]]
+    assert [read[n] - kept[n] for n in (0, 1)] == steps[0][3:5]
+    assert sum(row[3] for row in shown["removed"] if row[1] == "read") == 5
+
+
+def test_many_reasons_are_shown_together():
+    account = Account()
+    for number in range(30):
+        account.step("s").remove(f"r{number:02d}", Counts(30 - number, 10))
+    (table,) = tables.removed({"d": account})
+    rows = table["rows"]
+    assert [row[2] for row in rows][-2:] == ["r11", "18 other reasons"]
+    assert sum(row[3] for row in rows) == sum(range(31))
+    assert tables.removed({"d": Account()}) == []
 
 
 def test_as_many_bad_rows_as_max_bad_says_are_none_too_many(tmp_path):

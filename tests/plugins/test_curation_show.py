@@ -45,6 +45,8 @@ def test_a_conversation_is_shown_as_who_says_what(tmp_path, capfd):
 def test_it_shows_so_many_of_a_step_and_reason_and_names_what_there_is(show):
     found = json.loads(show("size:too_long", "-n", "3", "--json").stdout)
     assert len(found) == 3
+    few = json.loads(show("size", "-n", "2", "--json").stdout)
+    assert {row["reason"] for row in few} == {"too_long", "too_short"}  # some of each
     assert {(row["domain"], row["reason"], row["scores"]["words"] > 15) for row in found} == {("web", "too_long", True)}
     assert {row["reason"] for row in json.loads(show("size", "-n", "99", "--json").stdout)} == {"too_long", "too_short"}
     assert "too_short" in show("size:too_short").stderr

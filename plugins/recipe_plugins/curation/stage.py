@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from recipe_plugins.curation import tables
 from recipe_plugins.curation.config import CurationConfig, SourceOptions
 from recipe_plugins.curation.flow import Flow
 from recipe_plugins.curation.folders import is_json, is_whole, link, read_json, whole, write_json
@@ -298,7 +299,7 @@ class Curation:
         self.ctx.note(
             domains={domain: {split: counted(c) for split, c in a.written.items()} for domain, a in accounts.items()},
             funnel={domain: account.funnel() for domain, account in accounts.items()},
-            tables=[*self._tables, _table(accounts)],
+            tables=[*self._tables, *tables.removed(accounts), tables.funnel(accounts)],
         )
 
     def _account(self, domain: str, segments: range) -> Account:
@@ -307,16 +308,6 @@ class Curation:
             for number in self._numbers(domain):
                 total.add(Account.from_json(read_json(self.pieces.folder(segment, number) / "account.json")))
         return total
-
-
-def _table(accounts: Mapping[str, Account]) -> dict[str, object]:
-    """The funnel as people read it: what is left of each domain after each step, and what was written."""
-    rows = []
-    for domain, account in accounts.items():
-        stops = [*account.funnel(), *({"step": split, **counted(c)} for split, c in account.written.items())]
-        start = stops[0]["bytes"]
-        rows += [[domain, s["step"], s["documents"], s["bytes"], f"{s['bytes'] / start:.1%}"] for s in stops]
-    return {"title": "funnel", "columns": ["domain", "after", "documents", "bytes", "of what was read"], "rows": rows}
 
 
 def _place(pieces: list[np.ndarray], numbers: list[int], at: int) -> tuple[int, int]:

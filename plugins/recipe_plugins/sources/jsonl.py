@@ -25,6 +25,7 @@ from recipe_runner import BadRow, Piece, Row
 
 RANGE, LEAST, PARTS = 16_000_000, 1_000_000, 32
 """Bytes of a plain file that make a piece, at most and at least, and the pieces that a file has before they grow."""
+NOT_TEXT, DETAIL = "not UTF-8", "a JSON Lines file has one object a line"
 
 
 class Jsonl(FileSource[JsonlConfig]):
@@ -49,7 +50,8 @@ class Jsonl(FileSource[JsonlConfig]):
                 yield BadRow(place(number), f"longer than max_line, {self.config.max_line:,} bytes")
             elif line.strip():
                 row = parse(line)
-                yield BadRow(place(number), row) if isinstance(row, str) else Placed(row, place, number)
+                detail = "" if row == NOT_TEXT else DETAIL
+                yield BadRow(place(number), row, detail) if isinstance(row, str) else Placed(row, place, number)
 
     def _lines(self, path: Found, start: int, end: int | None) -> Iterator[bytes | None]:
         """The lines that start in the range; without an `end` that is the file."""
@@ -89,7 +91,7 @@ def parse(line: bytes) -> dict[str, Any] | str:
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError:
-        return "not UTF-8"
+        return NOT_TEXT
     except json.JSONDecodeError as error:
         return f"malformed JSON ({error.msg})"
     except ValueError:  # Python reads no whole number of more than 4,300 digits

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def show_target(
 
 
 def _removed(folder: Path, step: str, reason: str) -> list[dict[str, Any]]:
-    """Documents that were kept though a step removed them, in the order of their files."""
+    """Documents that were kept though a step removed them."""
     files: dict[str, list[Path]] = {}
     for file in sorted(folder.glob("removed/*/*.jsonl")):
         files.setdefault(file.parent.name.partition("_")[2], []).append(file)
@@ -70,7 +71,18 @@ def _removed(folder: Path, step: str, reason: str) -> list[dict[str, Any]]:
     rows = [{"domain": domain, "text": None, **json.loads(line)} for domain, line in lines]
     if reason and reason not in (reasons := {row["reason"] for row in rows}):
         raise UsageError(f"{step!r} removed nothing as {reason!r}", next=suggest(reason, reasons, noun="its reasons"))
-    return [row for row in rows if reason in ("", row["reason"])]
+    return _of_each([row for row in rows if reason in ("", row["reason"])])
+
+
+def _of_each(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """In an order whose beginning has some of each domain and reason."""
+    seen: Counter[tuple[str, str]] = Counter()
+    placed = []
+    for row in rows:
+        group = row["domain"], row["reason"]
+        placed.append((seen[group], row))
+        seen[group] += 1
+    return [row for _, row in sorted(placed, key=lambda pair: pair[0])]
 
 
 def _said(row: Mapping[str, Any]) -> str:
