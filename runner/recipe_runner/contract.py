@@ -392,7 +392,10 @@ class Architecture(Protocol):
 
 
 class Optimizer(Protocol):
-    """Builds an optimizer; its config has `lr: float` and `state_bytes(parameters: int) -> int`, for `plan`."""
+    """Builds an optimizer; its config has `lr: float` and `state_bytes(parameters: int) -> int`, for `plan`.
+
+    A config that has `matrix_state_bytes(parameters: int) -> int` too is asked that of parameters of role `matrix`.
+    """
 
     def build(self, groups: Sequence[ParamGroup]) -> torch.optim.Optimizer:
         """Called after any sharding; each group's rate is `lr * lr_scale`; its `state_dict` must be exact."""

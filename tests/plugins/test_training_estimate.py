@@ -84,6 +84,17 @@ def test_seven_billion_take_112_gb_in_both_layouts():
     assert gigabytes("bf16-master") == [14, 14, 28, 56]
 
 
+@pytest.mark.parametrize(("use", "kept"), [("adamw", 8), ("muon", 4)])
+def test_a_plan_counts_what_an_optimizer_keeps_of_matrices(pretraining, use, kept):
+    known = Known({"tokeniser": KnownInput(facts={"vocab_size": 100})})
+    stage = slot("stage", {"use": "pretrain", **pretraining(optimizer=use)}).config
+    shape = stage.architecture.config.shape(100)
+    matrices = shape.matrices
+    assert 0 < matrices < shape.parameters
+    found = stage.estimate(known).memory["optimizer_states"]
+    assert found == kept * matrices + 8 * (shape.parameters - matrices)
+
+
 def test_qwen_is_counted_right():
     shape = shape_of_config(QWEN_7B)
     assert shape.parameters == 7_615_616_512  # as its model card and safetensors index say
@@ -143,6 +154,10 @@ def test_llama_has_exactly_the_parameters_it_says(changes):
         ("qwen2", {"num_key_value_heads": 2}),
         ("qwen3", {"head_dim": 16}),
         ("mistral", {"num_key_value_heads": 2}),
+        (
+            "qwen3_moe",
+            {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "mlp_only_layers": [0]},
+        ),
     ],
 )
 @pytest.mark.parametrize("tied", [True, False])
@@ -150,10 +165,15 @@ def test_the_family_is_counted_as_transformers_builds_it(model_type, changes, ti
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from recipe_plugins.training.groups import param_groups
+
     config = AutoConfig.for_model(model_type, vocab_size=100, tie_word_embeddings=tied, **SMALL, **changes)
     with torch.device("meta"):
         built = AutoModelForCausalLM.from_config(config)
-    assert shape_of_config(config.to_dict()).parameters == sum(p.numel() for p in built.parameters())
+    shape = shape_of_config(config.to_dict())
+    assert shape.parameters == sum(p.numel() for p in built.parameters())
+    matrices = [p for group in param_groups(built) if group.role == "matrix" for p in group.params]
+    assert shape.matrices == sum(p.numel() for p in matrices)
 
 
 # ── models on the hub, before anything is fetched ────────────────────────────────────────────────────────────────

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
 from recipe_plugins.training.config import TextConfig
-from recipe_plugins.training.estimate import known_shape, training_estimate
+from recipe_plugins.training.estimate import known_shape, state_bytes_of, training_estimate
 from recipe_runner import Estimate, Input, Known, Model, Optimizer, Ref, Schedule, Slot, Tokeniser, Use
 
 
@@ -34,8 +34,8 @@ class AnnealConfig(TextConfig):
         parameters = shape.parameters if shape else known.fact("model", "parameters")
         state_bytes = known.fact("model", "optimizer_bytes")
         if self.fresh_optimizer is not None:
-            fresh: Any = self.fresh_optimizer.config
-            state_bytes = fresh.state_bytes(parameters) if parameters else None
+            fresh, matrices = self.fresh_optimizer.config, shape.matrices if shape else 0
+            state_bytes = state_bytes_of(fresh, parameters, matrices) if parameters else None
         return training_estimate(
             self,
             parameters=parameters,

@@ -54,8 +54,12 @@ class MuonConfig(Config):
     adamw_eps: Annotated[float, Field(gt=0)] = 1e-8
 
     def state_bytes(self, parameters: int) -> int:
-        """At most: two fp32 moments a parameter. A matrix keeps one, but a count does not tell which are matrices."""
+        """Two fp32 moments a parameter, as AdamW keeps them of what is not a matrix."""
         return 8 * parameters
+
+    def matrix_state_bytes(self, parameters: int) -> int:
+        """One fp32 momentum a parameter of a matrix."""
+        return 4 * parameters
 
 
 class LionConfig(Config):

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from recipe_plugins.adapters.config import AdapterMethod
 from recipe_plugins.training.config import TextConfig, TrainingConfig
-from recipe_plugins.training.estimate import UNKNOWN, adapter_estimate, known_shape, training_estimate
+from recipe_plugins.training.estimate import UNKNOWN, adapter_estimate, known_shape, state_bytes_of, training_estimate
 from recipe_runner import Adapter, Architecture, Estimate, Input, Known, Model, Ref, Slot, Tokeniser, Use
 
 
@@ -75,13 +75,15 @@ class PretrainConfig(TextConfig, TrainingConfig):
         architecture: Any = self.architecture.config
         optimizer: Any = self.optimizer.config
         parameters = architecture.parameters(vocab_size) if vocab_size else None
+        shape = architecture.shape(vocab_size) if vocab_size and hasattr(architecture, "shape") else None
+        matrices = shape.matrices if shape else 0
         derived = architecture.derived(vocab_size) if vocab_size and hasattr(architecture, "derived") else ""
         found = training_estimate(
             self,
             parameters=parameters,
-            shape=architecture.shape(vocab_size) if vocab_size and hasattr(architecture, "shape") else None,
+            shape=shape,
             vocab_size=vocab_size,
-            state_bytes=None if parameters is None else optimizer.state_bytes(parameters),
+            state_bytes=None if parameters is None else state_bytes_of(optimizer, parameters, matrices),
         )
         return replace(found, notes=[*([derived] if derived else []), *found.notes])
 
@@ -96,5 +98,5 @@ class PretrainConfig(TextConfig, TrainingConfig):
             parameters=shape.parameters,
             shape=shape,
             vocab_size=known.fact("tokeniser" if self.tokeniser else "model", "vocab_size"),
-            state_bytes=optimizer.state_bytes(shape.parameters),  # type: ignore[attr-defined]
+            state_bytes=state_bytes_of(optimizer, shape.parameters, shape.matrices),
         )

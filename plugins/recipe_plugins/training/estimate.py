@@ -46,7 +46,7 @@ class Shape:
     """The sizes of a model. `parameters` are all, tied ones once; `embedding` those of the input table; `head` those
     of the output product, tied or not; `width` is that of attention, heads × head size; `linear` has outputs and inputs
     of each linear layer of a block, by name (experts, which are stacked, are none); `inactive` are the parameters of
-    experts that a token does not go through."""
+    experts that a token does not go through; `vectors` those of norms and biases."""
 
     parameters: int
     embedding: int
@@ -56,6 +56,13 @@ class Shape:
     width: int
     linear: Mapping[str, Sequence[int]]
     inactive: int = 0
+    vectors: int | None = None
+
+    @property
+    def matrices(self) -> int:
+        """Parameters in the matrices of blocks, neither tables nor vectors; 0 where vectors were not counted."""
+        tables = self.embedding + (0 if self.tied else self.head)
+        return 0 if self.vectors is None else self.parameters - tables - self.vectors
 
     @property
     def active(self) -> int:
@@ -97,18 +104,18 @@ def shape_of_config(keys: Mapping[str, Any]) -> Shape:
     attention = {
         "q_proj": (queries, hidden), "k_proj": (pairs, hidden), "v_proj": (pairs, hidden), "o_proj": (hidden, queries),
     }  # fmt: skip
-    block = sum(outputs * inputs for outputs, inputs in attention.values()) + 2 * hidden
+    multiplied, vectors = sum(outputs * inputs for outputs, inputs in attention.values()), 2 * hidden
     if family["qkv_bias"] or keys.get("attention_bias"):
-        block += queries + 2 * pairs
+        vectors += queries + 2 * pairs
     if keys.get("attention_bias"):
-        block += hidden
+        vectors += hidden
     if family["qk_norm"]:
-        block += 2 * head_size
-    feeding, inactive, dense = _feed_forward(keys)
+        vectors += 2 * head_size
+    feeding, inactive, dense, biases = _feed_forward(keys)
     table = keys["vocab_size"] * hidden
     tied = bool(keys.get("tie_word_embeddings", False))
     return Shape(
-        parameters=layers * block + feeding + hidden + table * (1 if tied else 2),
+        parameters=layers * (multiplied + vectors) + feeding + hidden + table * (1 if tied else 2),
         embedding=table,
         head=table,
         tied=tied,
@@ -116,22 +123,26 @@ def shape_of_config(keys: Mapping[str, Any]) -> Shape:
         width=queries,
         linear={**attention, **dense},
         inactive=inactive,
+        vectors=layers * vectors + hidden + biases,
     )
 
 
-def _feed_forward(keys: Mapping[str, Any]) -> tuple[int, int, dict[str, tuple[int, int]]]:
-    """Of all layers: the parameters, those of experts that a token does not go through, and a block's linear layers."""
+def _feed_forward(keys: Mapping[str, Any]) -> tuple[int, int, dict[str, tuple[int, int]], int]:
+    """Of all layers: the parameters, those of experts that a token does not go through, a block's linear layers, and
+    the biases among the parameters."""
     hidden, layers, wide = keys["hidden_size"], keys["num_hidden_layers"], keys["intermediate_size"]
     sparse = _layers_with_experts(keys)
     linear = {"gate_proj": (wide, hidden), "up_proj": (wide, hidden), "down_proj": (hidden, wide)}
-    dense = 3 * wide * hidden + (2 * wide + hidden if keys.get("mlp_bias") else 0)
+    biases = 2 * wide + hidden if keys.get("mlp_bias") else 0
+    dense = 3 * wide * hidden + biases
     if not sparse:
-        return layers * dense, 0, linear
+        return layers * dense, 0, linear, layers * biases
     experts = keys.get("num_experts") or keys["num_local_experts"]
     expert = 3 * keys["moe_intermediate_size"] * hidden
     inactive = sparse * (experts - keys["num_experts_per_tok"]) * expert
     router = experts * hidden
-    return sparse * (experts * expert + router) + (layers - sparse) * dense, inactive, {}
+    plain = layers - sparse
+    return sparse * (experts * expert + router) + plain * dense, inactive, {}, plain * biases
 
 
 def _layers_with_experts(keys: Mapping[str, Any]) -> int:
@@ -164,6 +175,14 @@ def shape_of_folder(folder: Path) -> Shape | None:
 def flops_per_token(keys: Mapping[str, Any], sequence_length: int) -> float | None:
     """Of a model with this `config.json`; `None` where its size is not known."""
     return shape_of_config(keys).flops_per_token(sequence_length) if keys.get("model_type") in FAMILY else None
+
+
+def state_bytes_of(optimizer: Any, parameters: int, matrices: int) -> int:
+    """What the optimizer of this config keeps for so many parameters, of which so many are in matrices."""
+    of_matrices = getattr(optimizer, "matrix_state_bytes", None)  # which few have: most keep the same of all
+    if of_matrices is None:
+        return int(optimizer.state_bytes(parameters))
+    return int(of_matrices(matrices) + optimizer.state_bytes(parameters - matrices))
 
 
 def training_estimate(
@@ -226,7 +245,9 @@ def tuning_estimate(config: TrainingConfig, known: Known) -> Estimate:
         parameters=parameters,
         shape=shape,
         vocab_size=known.fact("model", "vocab_size"),
-        state_bytes=None if parameters is None else optimizer.state_bytes(parameters),  # type: ignore[attr-defined]
+        state_bytes=None
+        if parameters is None
+        else state_bytes_of(optimizer, parameters, shape.matrices if shape else 0),
     )
     return replace(found, notes=[*UNKNOWN.notes, *found.notes]) if parameters is None else found
 

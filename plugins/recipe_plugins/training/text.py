@@ -12,8 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from recipe_plugins.training import machine, run, sharding
 from recipe_plugins.training.config import TextConfig
-from recipe_plugins.training.estimate import flops_per_token, shape_of_folder, training_facts
+from recipe_plugins.training.estimate import flops_per_token, shape_of_folder, state_bytes_of, training_facts
 from recipe_plugins.training.evaluation import TextEvaluator, evaluated
+from recipe_plugins.training.groups import param_groups
 from recipe_plugins.training.loading import save_model
 from recipe_plugins.training.store import MixedRows, Portion, TokenStore, build_store, divide, documents, nth, rows_of
 from recipe_plugins.training.timing import seconds_per_step
@@ -94,15 +95,17 @@ def _measured(facts: dict[str, Any], now: Mapping[str, float], before: Mapping[s
 def _facts(
     ctx: StageContext, model: PreTrainedModel, optimizer: Use[Optimizer], result: run.TrainResult
 ) -> dict[str, Any]:
-    parameters, cost = model.num_parameters(), optimizer.config
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    parameters = model.num_parameters()
+    sizes = [(group.role, sum(p.numel() for p in group.params)) for group in param_groups(model)]
+    trainable = sum(size for _, size in sizes)
+    matrices = sum(size for role, size in sizes if role == "matrix")
     facts = training_facts(
         tokens=result.tokens,
         parameters=parameters,
         trainable=trainable,
         shape=shape_of_folder(ctx.payload),
         vocab_size=model.config.vocab_size,
-        state_bytes=cost.state_bytes(trainable),  # type: ignore[attr-defined]
+        state_bytes=state_bytes_of(optimizer.config, trainable, matrices),
         tokens_per_second=result.tokens_per_second,
     )
     return {"loss": result.loss, "steps": result.steps, **facts, **evaluated(ctx, result, facts["tables"])}
