@@ -54,6 +54,13 @@ def test_thirteen_words_in_a_row_anywhere_are_found_and_twelve_are_not(file, ite
     check_filter(judge, [Record(str(n), " ".join([*words(n), *item[: n // 2]])) for n in range(0, 40, 3)])
 
 
+def test_fewer_words_in_a_row_than_an_item_must_have_are_sought(file, item):
+    """With `ngram` below `shortest` no item was long enough, and the error said that the file has none."""
+    judge = build(file, ngram=6, fields=["q"])
+    for length, found in ((6, True), (5, False)):
+        assert judge.judge([Record("a", " ".join([*item[3 : 3 + length], *words(30)]))])[0].keep != found
+
+
 def test_case_marks_and_line_ends_do_not_hide_it(file, item):
     hidden = "Well:\n" + ",  ".join(word.upper() for word in item[:10]) + "!\n\n" + "; ".join(item[10:])
     assert not build(file).judge([Record("a", hidden)])[0].keep

@@ -124,6 +124,15 @@ def test_showing_what_is_nothing_names_what_there_is(reading):
     assert "did you mean 'base'?" in said.err
 
 
+def test_a_stage_that_the_newest_run_did_not_build_is_shown_where_one_before_did(built):
+    before = built("show", "tuned", "--json").json["path"]
+    assert built("run", "toy.yaml", "stages.tuned.label=other", "stages.tuned.fail_at=3").code == 1
+    said = built("show", "tuned")
+    assert said.code == 2
+    assert "'tuned' of the newest run failed" in said.err
+    assert f"recipe show {before}" in said.err.replace("'", "")
+
+
 # ── runs, report ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -42,18 +42,19 @@ class Decontaminate:
     def _read(self) -> dict[int, dict[str, str]]:
         """For each length in words its n-grams, each with the place that it comes from."""
         held: dict[int, dict[str, str]] = {}
+        shortest = min(self.config.shortest, self.config.ngram)
         for path in self.config.files:
             before = sum(map(len, held.values()))
             for place, item in items(Path(path), self.config.fields):
                 words = plain(item).split()
                 length = min(len(words), self.config.ngram)
-                if length >= self.config.shortest:
+                if length >= shortest:
                     grams = held.setdefault(length, {})
                     for at in range(len(words) - length + 1):
                         grams.setdefault(" ".join(words[at : at + length]), place)
             if sum(map(len, held.values())) == before:
                 raise RecipeError(
-                    f"{path}: no item of {self.config.shortest} words that no other file has",
+                    f"{path}: no item of {shortest} words that no other file has",
                     next="check the file and `fields`, or lower `shortest`",
                 )
         return held

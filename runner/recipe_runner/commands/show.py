@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -94,12 +95,21 @@ def _said(row: Mapping[str, Any]) -> str:
 
 def _of_last_run(store: Store, stage: str, error: UsageError) -> Path:
     stages = read_json(find_run(store, "") / "run.json")["stages"] if store.runs() else {}
-    if not stages.get(stage, {}).get("path"):
+    if stage not in stages:
         near = suggest(stage, stages, noun="stages of the newest run") if stages else ""
         lines = [near] if near.startswith("did you mean") else [line for line in (near, error.next) if line]
         what = f"{stage!r} is no recipe, no artifact, and no built stage of the newest run"
         raise UsageError(what, next="\n".join(lines))
+    if not stages[stage]["path"]:
+        raise UsageError(f"{stage!r} of the newest run {stages[stage]['status']}", next=_built_before(store, stage))
     return Path(stages[stage]["path"])
+
+
+def _built_before(store: Store, stage: str) -> str:
+    """The command for the last artifact of a stage of that name."""
+    found = (read_json(folder / "run.json")["stages"].get(stage, {}).get("path") for folder in reversed(store.runs()))
+    path = next(filter(None, found), "")
+    return f"of a run before: recipe show {shlex.quote(path)}" if path else ""
 
 
 def show_artifact(path: Path, json: bool) -> None:

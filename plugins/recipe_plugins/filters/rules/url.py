@@ -37,8 +37,9 @@ class Url:
 
     def _missing(self, record: Record) -> Verdict:
         if self.config.missing == "error":
+            held = ", ".join(sorted(record.meta))
             raise RecipeError(
-                f"{record.id}: its meta has no address under {self.config.field!r}; it has {sorted(record.meta)}",
+                f"{record.id}: its meta has no address under {self.config.field!r}; it has {held or 'nothing'}",
                 next="name the `field`, keep the column in the source's format, or say `missing: keep` or `remove`",
             )
         keep = self.config.missing == "keep"
