@@ -130,6 +130,26 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
     assert len(context.rows) == 3
 
 
+def test_no_rank_goes_on_before_a_checkpoint_is_complete(tmp_path, monkeypatch):
+    """One that is asked to stop ends then, and the launcher ends those that are still writing."""
+    from accelerate import Accelerator
+
+    from recipe_plugins.training import checkpoints
+
+    waited = []
+
+    def wait(self):
+        folders = checkpoints.steps_of(tmp_path / "work" / "checkpoints")
+        waited.append({step: checkpoints.is_complete(folder) for step, folder in folders.items()})
+
+    monkeypatch.setattr(Accelerator, "wait_for_everyone", wait)
+    context = LocalContext(tmp_path)
+    context.stop = True
+    with pytest.raises(Interrupted):
+        trained(tmp_path, context=context, steps=2, execution={"checkpoint_every": 100})
+    assert waited[-1] == {1: True}
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_stopping_saves_and_is_gone_on_from(tmp_path, dropout):
     """Bit for bit, also where every step draws random numbers."""

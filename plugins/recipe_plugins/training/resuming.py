@@ -78,6 +78,7 @@ class Resumable:
                     self._keep_branch(folder)  # before the mark, from which on nobody would come here again
                 checkpoints.complete(folder, self.job.ctx.flush)
                 checkpoints.prune(self.root, self.job.keep_checkpoints, besides=self.kept_step)
+            self.accelerator.wait_for_everyone()  # a rank that ends, asked to stop, ends those that are still writing
         self._saved_at = time.monotonic()
         self.clock.restart()
 
