@@ -108,6 +108,11 @@ stages:
             11, "steps.step.negatives.domains.0",
         ),
         ({"      step:": "      mix:"}, 10, "steps.mix"),
+        ({"use: text, path: .}\n    st": "use: text, path: ., fields: {text: a}}\n    st"}, 8, "sources.code.fields"),
+        (
+            {"use: text, path: .}\n    st": "use: text, path: ., format: {fields: {text: a}}}\n    st"},
+            8, "sources.code.format.fields.text",
+        ),
     ],
 )  # fmt: skip
 def test_what_spans_fields_is_shown_where_the_wrong_one_is_written(tmp_path, said, line, path):

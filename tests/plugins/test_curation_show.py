@@ -42,6 +42,18 @@ def test_a_conversation_is_shown_as_who_says_what(tmp_path, capfd):
     assert "'short' is no step of it, or removed nothing" in capfd.readouterr().err
 
 
+def test_what_gave_a_document_away_is_shown(tmp_path, capfd):
+    item = " ".join(f"word{n}" for n in range(14))
+    (tmp_path / "eval.jsonl").write_text(json.dumps({"q": item}) + "\n")
+    rows = [{"text": f"As they say, {item}. Yes."}, {"text": "nothing of it"}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sources = {"web": {"use": "jsonl", "path": str(tmp_path / "in.jsonl")}}
+    steps = {"clean": {"use": "decontaminate", "files": [str(tmp_path / "eval.jsonl")]}}
+    corpus = make("curation", {"sources": sources, "steps": steps, "heldout": 0}, tmp_path / "out")
+    assert main(["show", str(corpus.path), "--removed", "clean"]) == 0
+    assert "found_in=eval.jsonl:1" in capfd.readouterr().err.replace("\n", "")
+
+
 def test_it_shows_so_many_of_a_step_and_reason_and_names_what_there_is(show):
     found = json.loads(show("size:too_long", "-n", "3", "--json").stdout)
     assert len(found) == 3

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from collections.abc import Mapping
+from typing import Any
 
-from recipe_runner import Config
+from pydantic import Field, model_validator
+
+from recipe_runner import Config, RecipeError
 
 
 class Columns(Config):
@@ -24,6 +27,18 @@ class AutoFormat(FormatConfig):
     """`text` or `messages`, and perhaps `id`, `group` and `meta`."""
 
     fields: Columns = Field(default_factory=dict)  # type: ignore[assignment,arg-type]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, data: Any) -> Any:
+        """A column of `text` or `messages` is no field of this format, which finds them by these names."""
+        fields = data.get("fields") if isinstance(data, Mapping) else None
+        for name in ("text", "messages"):
+            if isinstance(fields, Mapping) and name in fields:
+                what = f"`auto` takes a column that is called {name!r} already"
+                hint = f"name the format: {{use: {name}, fields: {{{name}: {fields[name]}}}}}"
+                raise RecipeError(what, next=hint, field=["fields", name])
+        return data
 
 
 class TextColumns(Columns):

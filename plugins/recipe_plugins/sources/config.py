@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from recipe_runner import Config, Place, Size
+from recipe_runner import Config, Place, RecipeError, Size
 
 
 class SourceConfig(Config):
     """Base of the built-in sources' configs."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _columns(cls, data: Any) -> Any:
+        """`fields` is looked for here first: it stands in the source's `format`."""
+        if isinstance(data, Mapping) and "fields" in data:
+            what = "which columns a document is made of is said in the source's `format`"
+            raise RecipeError(what, next="format: {use: text, fields: {text: COLUMN}}", field=["fields"])
+        return data
 
     def size(self) -> int | None:
         """Bytes that it would read, where that is cheap to know."""

@@ -54,8 +54,9 @@ def show_target(
         folder = _of_last_run(Store(store), target, error)
     if removed:
         found = _removed(folder, *removed.partition(":")[::2])[:number]
-        short = [{**row, "text": _said(row)[:300]} for row in found]
-        answer(json, removed, found if json else short, "domain, id, reason, scores, text")
+        short = [{**row, "text": _said(row)[:300], "spans": _spans(row)} for row in found]
+        columns = "domain, id, reason, scores, text" + ", spans" * any(row["spans"] for row in short)
+        answer(json, removed, found if json else short, columns)
     else:
         show_artifact(folder, json)
 
@@ -91,6 +92,12 @@ def _said(row: Mapping[str, Any]) -> str:
     if row["text"] is not None:
         return str(row["text"])
     return "\n".join(f"{turn.get('role')}: {turn.get('content') or ''}" for turn in row["messages"])
+
+
+def _spans(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What gave a document away, each text of it cut short."""
+    return [{key: value[:100] if isinstance(value, str) else value for key, value in span.items()}
+            for span in row.get("spans", ())]  # fmt: skip
 
 
 def _of_last_run(store: Store, stage: str, error: UsageError) -> Path:
