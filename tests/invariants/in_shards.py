@@ -16,15 +16,18 @@ from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
+from accelerate import Accelerator
 from torch import distributed
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from recipe_plugins.training import sharding
-from recipe_plugins.training.checkpoints import load
+from recipe_plugins.training.checkpoints import complete, fresh, load
 from recipe_plugins.training.generation import Reply, replies
 from recipe_plugins.training.groups import param_groups
-from recipe_runner import ExecutionConfig
+from recipe_plugins.training.resuming import Resumable
+from recipe_runner import ExecutionConfig, RecipeError
 from recipe_runner.testing import LocalContext, slot
 
 CPU = torch.device("cpu")
@@ -175,6 +178,17 @@ def shards_that_are_done_are_let_go(folder: Path) -> None:
     assert held() is not None
     sharding.sharded(model, CPU, 2, "all")
     assert held() is None
+
+
+def ranks_that_see_other_checkpoints_do_not_go_on(folder: Path) -> None:
+    """As on a node that has another store, or is told late what is in it; the folder is this rank's own."""
+    loop, rank = Resumable(), distributed.get_rank()
+    loop.job = SimpleNamespace(ctx=LocalContext(folder, rank=rank, world_size=2))
+    loop.accelerator = Accelerator(cpu=True)
+    if rank:
+        complete(fresh(loop.root, 3))
+    with pytest.raises(RecipeError, match=r"\[0, 3\], by rank"):
+        loop.restore()
 
 
 def main(names: list[str]) -> None:

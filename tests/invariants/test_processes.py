@@ -147,6 +147,7 @@ def test_what_each_rank_holds_is_stepped_saved_and_let_go(tmp_path):
         "no_rank_holds_the_whole",
         "ranks_that_round_differently_say_the_same",
         "shards_that_are_done_are_let_go",
+        "ranks_that_see_other_checkpoints_do_not_go_on",
     ]
     assert started([sys.executable, IN_SHARDS, *held], 2) == [0, 0]
 

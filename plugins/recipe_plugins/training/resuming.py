@@ -127,9 +127,11 @@ class Resumable:
     def restore(self) -> None:
         """Go on from the last complete checkpoint, if there is one.
 
-        Raises `RecipeError` if it was written by another number of ranks, for other data, or for another length.
+        Raises `RecipeError` if it was written by another number of ranks, for other data, or for another length, and
+        where ranks see different ones.
         """
         folder = checkpoints.latest(self.root)
+        self._refuse_unlike(folder)
         if folder is None:
             self.job.ctx.resume_from(0)  # rows of an attempt that ended before its first checkpoint are void
             self.clock.restart()
@@ -152,6 +154,17 @@ class Resumable:
         self.job.ctx.resume_from(saved["step"])
         checkpoints.set_rng_state(checkpoints.load(folder / f"rng-{self.job.ctx.rank}.pt"))
         self.clock.restart()
+
+    def _refuse_unlike(self, folder: Path | None) -> None:
+        if self.job.ctx.world_size == 1:
+            return
+        own = int(folder.name.removeprefix("step-")) if folder else 0
+        steps = self.accelerator.gather(torch.tensor([own], device=self.accelerator.device)).tolist()
+        if len(set(steps)) > 1:
+            raise RecipeError(
+                f"the ranks see different last checkpoints in {self.root}: {steps}, by rank",
+                next="the store must be one folder that all nodes share; if it is, run the same command again",
+            )
 
     def _refuse_another(self, saved: Mapping[str, Any], folder: Path) -> None:
         world_size = self.job.ctx.world_size
