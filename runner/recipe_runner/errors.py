@@ -74,7 +74,7 @@ class RecipeError(ValueError):
     exit_code: ExitCode = ExitCode.STAGE_FAILED
 
     def __init__(self, what: str, *, next: str = "", field: Sequence[str | int] = ()) -> None:
-        super().__init__(what)
+        super().__init__(f"{what}; {next}" if field and next else what)  # pydantic shows no more than this
         self.what, self.next, self.field = what, next, tuple(map(str, field))
 
     def render(self) -> str:

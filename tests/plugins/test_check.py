@@ -126,3 +126,17 @@ def test_what_spans_fields_is_shown_where_the_wrong_one_is_written(tmp_path, sai
     (problem,) = caught.value.problems
     assert (problem.origin.line, problem.path) == (line, f"stages.corpus.{path}")
     assert "coed" not in problem.what or problem.next == "did you mean 'code'?"
+
+
+@pytest.mark.parametrize(
+    ("override", "path"),
+    [
+        ("stages.base.select={best: {domain: code, where: score >= 1}}", "base.select.best"),
+        ("stages.evaluation.models={a/b: base}", "evaluation.models.a/b"),
+        ("stages.evaluation.expect={better: {metric: bsae.bits_per_byte.code, below: 3}}", "evaluation.expect.better"),
+    ],
+)
+def test_other_stages_show_the_field_too(override, path):
+    with pytest.raises(InvalidRecipe) as caught:
+        load("recipes/tiny.yaml", [override])
+    assert f"stages.{path}" in {problem.path for problem in caught.value.problems}

@@ -216,7 +216,7 @@ def test_a_step_judges_only_its_domains(tmp_path):
     assert set(ledger(corpus)["prose"]["steps"]) == {"equal"}
     assert ledger(corpus)["code"]["steps"] == {}
     config["steps"]["equal"]["only"]["domain"] = ["prosa"]
-    with pytest.raises(ValidationError, match="no source is called 'prosa'"):
+    with pytest.raises(ValidationError, match="did you mean 'prose'"):
         make("curation", config, tmp_path / "d")
 
 

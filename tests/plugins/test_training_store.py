@@ -164,7 +164,7 @@ def test_a_selection_holds_the_documents_with_the_score_and_no_other(tmp_path, t
 
 def test_a_selection_without_a_weight_or_a_condition_is_refused(annealing):
     best = {"domain": "prose", "where": "quality >= 0.8"}
-    with pytest.raises(ValidationError, match=r"select\.best has no weight"):
+    with pytest.raises(ValidationError, match=r"'best' has no weight"):
         slot("stage", {"use": "anneal", **annealing(select={"best": best})})
     with pytest.raises(ValidationError, match="no comparison"):
         slot("stage", {"use": "anneal", **annealing(select={"best": {**best, "where": "quality is high"}})})

@@ -150,5 +150,8 @@ def _scored(step: Step, found: Document, scores: Mapping[str, float]) -> Documen
 
 def _changed(step: Step, before: Document, text: str) -> Document:
     if before.record.text is None:
-        raise RecipeError(f"step {step.name} changes the text of {before.record.id}, which is a conversation")
+        raise RecipeError(
+            f"step {step.name} changes the text of {before.record.id}, which is a conversation",
+            next="apply it to other domains only: only: {domain: [...]}",
+        )
     return document(replace(before.record, text=text))

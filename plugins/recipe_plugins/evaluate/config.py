@@ -9,7 +9,20 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import ConfigDict, Field, model_validator
 
 from recipe_plugins.training.estimate import known_shape
-from recipe_runner import Adapter, Config, Corpus, Estimate, Evaluation, Input, Known, Model, Ref, StageConfig, suggest
+from recipe_runner import (
+    Adapter,
+    Config,
+    Corpus,
+    Estimate,
+    Evaluation,
+    Input,
+    Known,
+    Model,
+    RecipeError,
+    Ref,
+    StageConfig,
+    suggest,
+)
 
 MEASURES = ("bits_per_byte", "change", "answers", "exact_match", "facts")
 Metric = Annotated[
@@ -88,16 +101,17 @@ class EvaluateConfig(StageConfig):
     def _names(self) -> EvaluateConfig:
         for name in self.models:
             if "." in name:
-                raise ValueError(f"models: {name!r} has a dot, which divides the parts of a metric")
+                raise RecipeError(f"{name!r} has a dot, which divides the parts of a metric", field=["models", name])
             if "/" in name:
-                raise ValueError(f"models: {name!r} has a slash: call it something, as in `mine: {name}`")
+                what = f"{name!r} has a slash: call it something, as in `mine: {name}`"
+                raise RecipeError(what, field=["models", name])
         for name, expectation in self.expect.items():
             for metric in expectation.metrics:
                 model, measure, _ = metric.split(".", 2)
                 for what, given, known in (("model", model, self.models), ("measure", measure, MEASURES)):
                     if given not in known:
                         hint = suggest(given, known, noun=f"{what}s")
-                        raise ValueError(f"expect.{name}: no {what} is called {given!r}; {hint}")
+                        raise RecipeError(f"no {what} is called {given!r}", next=hint, field=["expect", name])
         return self
 
     def produces(self) -> type[Evaluation]:

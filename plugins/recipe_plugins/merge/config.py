@@ -17,6 +17,7 @@ from recipe_runner import (
     Input,
     Known,
     Model,
+    RecipeError,
     Ref,
     Size,
     Slot,
@@ -104,14 +105,15 @@ class MergeMethodConfig(Config):
     takes_density: ClassVar[bool] = False
 
     def check(self, models: Mapping[str, MergedModel]) -> None:
-        """Raise `ValueError` where the models are not what the method takes."""
+        """Raise `RecipeError` where the models are not what the method takes."""
         for name, part in models.items():
             if not self.takes_weight and part.weight != 1.0:
-                raise ValueError(f"models.{name}: this method takes no weight")
+                raise RecipeError("this method takes no weight", field=["models", name, "weight"])
             if not self.takes_density and part.density is not None:
-                raise ValueError(f"models.{name}: this method takes no density")
+                raise RecipeError("this method takes no density", field=["models", name, "density"])
             if self.takes_density and part.density is None:
-                raise ValueError(f"models.{name}: density, the share of its changes that is kept, is missing")
+                what = f"density of {name}, the share of its changes that is kept, is missing"
+                raise RecipeError(what, field=["models", name])
 
 
 class LinearConfig(MergeMethodConfig):
@@ -157,7 +159,8 @@ class BreadcrumbsConfig(SparseConfig):
         for name, part in models.items():
             densities = part.density.values() if isinstance(part.density, dict) else [part.density or 0.0]
             if max(densities) + self.gamma > 1:
-                raise ValueError(f"models.{name}: density and gamma are more than 1 together")
+                what = f"density of {name} and gamma of the method are more than 1 together"
+                raise RecipeError(what, field=["models", name])
 
 
 class Slice(Config):
@@ -186,10 +189,11 @@ class PassthroughConfig(MergeMethodConfig):
         named = [self.rest, *(part.model for part in self.slices)]
         for name in named:
             if name not in models:
-                raise ValueError(f"no model is called {name!r}; {suggest(name, list(models), noun='models')}")
+                hint = suggest(name, list(models), noun="models")
+                raise RecipeError(f"no model is called {name!r}", next=hint, field=["method"])
         unused = [name for name in models if name not in named]
         if unused:
-            raise ValueError(f"models.{unused[0]}: nothing is taken from it")
+            raise RecipeError("nothing is taken from it", field=["models", unused[0]])
 
 
 class MergeConfig(StageConfig):

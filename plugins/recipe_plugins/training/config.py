@@ -270,7 +270,8 @@ class TextConfig(LoopConfig):
     def _selected(self) -> TextConfig:
         idle = sorted(set(self.select) - set(self.mix))
         if idle:
-            raise ValueError(f"select.{idle[0]} has no weight: name it in `mix`, beside the domains to be read whole")
+            what = f"{idle[0]!r} has no weight: name it in `mix`, beside the domains to be read whole"
+            raise RecipeError(what, field=["select", idle[0]])
         return self
 
 
