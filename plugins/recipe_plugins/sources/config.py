@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from recipe_runner import Config, Place, RecipeError, Size
 
@@ -66,10 +66,17 @@ class ParquetConfig(FilesConfig):
         return None
 
 
+def _tab(given: Any) -> Any:
+    """A tab, also as YAML has it without double quotes."""
+    return "\t" if given in ("\\t", "tab") else given
+
+
 class CsvConfig(FilesConfig):
     """Files whose first line names the columns."""
 
-    delimiter: str = Field(default=",", min_length=1, max_length=1)
+    delimiter: Annotated[str, BeforeValidator(_tab)] = Field(
+        default=",", min_length=1, max_length=1, description=r"between values; `\t` or `tab` for files of tabs"
+    )
     max_line: Size = Field(default=256_000_000, gt=0, description="a longer line is an error")
 
 

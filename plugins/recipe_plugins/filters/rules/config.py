@@ -199,7 +199,7 @@ PiiKind = Literal["email", "ip", "phone", "card"]
 
 
 class PiiConfig(Config):
-    """What is replaced."""
+    """What is replaced; a conversation that holds any of it is removed, as `pii`."""
 
     kinds: tuple[PiiKind, ...] = Field(default=("email", "ip", "phone", "card"), min_length=1)
 
