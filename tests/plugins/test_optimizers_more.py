@@ -315,6 +315,15 @@ def test_muon_steps_a_sharded_matrix_as_it_steps_a_whole_one(mesh):
     assert all(torch.allclose(one, other.full_tensor()) for one, other in zip(whole, sharded, strict=True))
 
 
+def test_sharded_parameters_are_refused_by_adafactor(mesh):
+    import torch
+    from torch.distributed.tensor import distribute_tensor
+
+    sharded = torch.nn.Parameter(distribute_tensor(torch.ones(8, 8), mesh))
+    with pytest.raises(RecipeError, match="adafactor does not step parameters that strategy: fsdp shards"):
+        slot("optimizer", "adafactor").build().build([ParamGroup([sharded], "matrix", True)])
+
+
 @pytest.mark.parametrize("use", ["adamw-8bit", "paged-adamw-8bit"])
 def test_a_missing_bitsandbytes_is_named(use, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers.optimization import Adafactor as LibraryAdafactor
 
 from recipe_plugins.optimizers.config import AdafactorConfig, SGDConfig
 from recipe_plugins.optimizers.groups import settings
-from recipe_runner import ParamGroup
+from recipe_runner import ParamGroup, RecipeError
 
 
 class Adafactor:
@@ -19,7 +20,15 @@ class Adafactor:
         self.config = config
 
     def build(self, groups: Sequence[ParamGroup]) -> torch.optim.Optimizer:
-        """See `recipe_runner.Optimizer`."""
+        """See `recipe_runner.Optimizer`.
+
+        Raises `RecipeError` for sharded parameters, of whose rows and columns the library keeps no means.
+        """
+        if any(isinstance(parameter, DTensor) for group in groups for parameter in group.params):
+            raise RecipeError(
+                "adafactor does not step parameters that strategy: fsdp shards",
+                next="use strategy: ddp, or the optimizer adamw-8bit, whose states are small too and are sharded",
+            )
         config = self.config
         return LibraryAdafactor(
             settings(groups, config.lr, config.weight_decay),
