@@ -23,11 +23,11 @@ def register_components() -> Iterable[Component]:
 
 @hookimpl
 def check_recipe(recipe: Any) -> Iterable[Problem]:
-    """Files and domains that are not there; hints at rates and scales that are out of the usual."""
+    """Files, domains and scores that are not there; hints at rates and scales that are out of the usual."""
     from recipe_plugins.hints import hints
-    from recipe_plugins.missing import foreign_domains, missing
+    from recipe_plugins.missing import foreign_domains, foreign_scores, missing
 
-    return [*missing(recipe), *foreign_domains(recipe), *hints(recipe)]
+    return [*missing(recipe), *foreign_domains(recipe), *foreign_scores(recipe), *hints(recipe)]
 
 
 @hookimpl

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from recipe_runner import RecipeError
+from recipe_runner import Known, KnownInput, RecipeError
 from recipe_runner.testing import slot
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
@@ -93,6 +93,18 @@ def test_a_size_gives_a_shape_near_it(family, size):
     assert sized.sized(32_000) == sized
     dumped = type(config).model_validate(config.model_dump())  # as a worker gets it, with every field set
     assert dumped.sized(32_000) == sized
+
+
+def test_parameters_is_another_word_for_the_size_and_plan_tells_the_shape():
+    base = {"use": "pretrain", "corpus": "c", "tokeniser": "t", "batch_size": 8, "sequence_length": 64}
+    one, other = (
+        slot("stage", {**base, "budget": {"steps": 1}, "architecture": {"use": "llama", word: "125M"}}).config
+        for word in ("size", "parameters")
+    )
+    assert one == other
+    assert one.architecture.config.size == 125_000_000
+    notes = other.estimate(Known({"tokeniser": KnownInput({"vocab_size": 32_000})})).notes
+    assert notes[0] == "hidden_size 896, num_hidden_layers 10, num_attention_heads 14, intermediate_size 2,432"
 
 
 def test_a_depth_gives_the_shape_of_125_million():

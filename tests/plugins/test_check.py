@@ -57,6 +57,51 @@ def test_domains_that_no_source_is_called_are_problems_of_check():
 
 
 @pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("{use: jsonl, path: ROWS, format: {use: text, keep: [score]}}", None),
+        ("{use: jsonl, path: ROWS, format: {use: text, keep: [scores]}}", None),
+        ("{use: jsonl, path: ROWS, format: text}", "problem"),
+        ("{use: text, path: ROWS}", "problem"),
+        ("{use: jsonl, path: ROWS}", "hint"),
+    ],
+)
+@pytest.mark.parametrize("shipped", ["pretrain-125m", "pretrain-125m-muon", "pretrain-1b", "moe-1b"])
+def test_ones_own_file_takes_one_override_and_one_without_scores_is_told_before_a_base_is_paid_for(
+    shipped, source, found, tmp_path
+):
+    (tmp_path / "mine.jsonl").write_text('{"text": "a", "score": 4.0}')
+    override = f"stages.corpus.sources.web={source.replace('ROWS', str(tmp_path / 'mine.jsonl'))}"
+    if found == "problem":
+        with pytest.raises(InvalidRecipe) as caught:
+            load(f"recipes/{shipped}.yaml", [override])
+        (problem,) = caught.value.problems
+    else:
+        problem = next(iter(load(f"recipes/{shipped}.yaml", [override]).hints), None)
+    assert (problem is None) == (found is None)
+    if problem is not None:
+        assert problem.path == "stages.annealed.select.best.where"
+        assert problem.what == "nothing gives the documents of 'web' a score 'score'"
+
+
+def test_a_score_that_a_text_or_a_step_has_is_no_problem(tmp_path):
+    (tmp_path / "mine.txt").write_text("a")
+    own = f"stages.corpus.sources.web={{use: text, path: {tmp_path / 'mine.txt'}}}"
+    assert not load("recipes/pretrain-125m.yaml", [own, "vars.best=words >= 100 and diversity > 0.5"]).hints
+    kept = "stages.corpus.steps.score={use: gopher-quality, keep_scores: true}"
+    assert not load("recipes/pretrain-125m.yaml", [own, kept]).hints
+
+
+@pytest.mark.parametrize(
+    ("shipped", "source"), [("continue-pretrain", "corpus.sources.domain"), ("tiny-chars", "corpus.sources.text")]
+)
+def test_ones_own_file_takes_one_override(shipped, source, tmp_path):
+    (tmp_path / "mine.txt").write_text("a")
+    own = f"stages.{source}={{use: text, path: {tmp_path / 'mine.txt'}}}"
+    assert not load(f"recipes/{shipped}.yaml", [own]).hints
+
+
+@pytest.mark.parametrize(
     ("recipe", "stage"), [("sft-full-1b", "chat"), ("lora-8b", "adapter"), ("dpo-8b", "preferred")]
 )
 def test_a_model_that_is_not_here_costs_nobody_knows_what(recipe, stage):

@@ -10,7 +10,7 @@ import math
 from bisect import bisect
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AliasChoices, Field, ValidationError, model_validator
 
 from recipe_plugins.training.estimate import Shape, shape_of_config
 from recipe_runner import Config, Count, RecipeError
@@ -37,7 +37,13 @@ class Decoder(Config):
     depth: Annotated[int, Field(ge=1, description="layers; the other sizes follow: a width of 64 a layer")] | None = (
         None
     )
-    size: Annotated[Count, Field(ge=1, description="parameters, about; the sizes follow")] | None = None
+    size: Annotated[
+        Annotated[Count, Field(ge=1)] | None,
+        Field(
+            description="parameters, about; the sizes follow; `parameters` is another word for it",
+            validation_alias=AliasChoices("size", "parameters"),
+        ),
+    ] = None
     hidden_size: Positive | None = None
     num_hidden_layers: Positive | None = None
     num_attention_heads: Positive | None = None
