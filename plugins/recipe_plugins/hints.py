@@ -15,6 +15,10 @@ from recipe_runner import Problem, Use
 LEAST_FOR_ADAPTERS, MOST_IN_FULL = 5e-5, 1e-4
 """Rates of AdamW."""
 
+LEAST_FOR_TABLES, MOST_FOR_TABLES = 0.1, 0.5
+"""Of the adapter's rate, in continued pretraining: 2 to 10 times lower, at higher rates the tables soon lose what they
+knew (Unsloth 2024, "Continued LLM pretraining")."""
+
 OBJECTIVES_ARE_LOWER = ("preference", "reward", "grpo")
 """Stages whose rates are far below those of fine-tuning whatever they train."""
 
@@ -28,6 +32,7 @@ def hints(recipe: Any) -> Iterator[Problem]:
             adapter = None
         if adapter is not None:
             yield from _scale(recipe, name, adapter)
+            yield from _tables(recipe, name, stage, adapter)
         if stage.component.name not in OBJECTIVES_ARE_LOWER:
             yield from _rate(recipe, name, config, adapter is not None)
 
@@ -40,6 +45,17 @@ def _scale(recipe: Any, stage: str, adapter: Use[Any]) -> Iterator[Problem]:
             f"stages.{stage}.adapter",
             f"alpha / r is {config.alpha / config.r:g}; for plain LoRA it is 1 to 2 as a rule",
             f"set alpha to {config.r} or {2 * config.r}, or use rslora, whose scale is alpha / sqrt(r)",
+            hint=True,
+        )
+
+
+def _tables(recipe: Any, stage: str, use: Any, adapter: Use[Any]) -> Iterator[Problem]:
+    tables, share = getattr(adapter.config, "modules", []), getattr(use.config, "embedding_lr", 1.0)
+    if use.component.name == "pretrain" and tables and not LEAST_FOR_TABLES <= share <= MOST_FOR_TABLES:
+        yield recipe.problem(
+            f"stages.{stage}.embedding_lr",
+            f"{' and '.join(tables)} would train at {share:g} of the adapter's rate",
+            "2 to 10 times lower is usual in continued pretraining: embedding_lr: 0.1 to 0.5",
             hint=True,
         )
 

@@ -50,7 +50,7 @@ def prepare(folder: Path) -> Path:
         manifest = {**made.manifest, "digest": made.digest}
         (made.path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     context = LocalContext(folder / "store")
-    build_store(context, corpus, load_tokenizer(context, tokeniser), ["code"])
+    build_store(context, corpus, load_tokenizer(context, tokeniser), ["code"], digest=tokeniser.digest)
     return context.work / "tokens" / "0.tokens"
 
 

@@ -396,5 +396,8 @@ def test_check_hints_at_what_is_out_of_the_usual():
     found = {hint.path: hint.what for hint in odd.hints}
     assert found.keys() == {"stages.adapter.adapter", "stages.adapter.optimizer"}
     assert "alpha / r is 0.25" in found["stages.adapter.adapter"]
+    for share, hinted in ((0.1, False), (0.5, False), (1.0, True), (0.05, True)):
+        tables = load("recipes/continue-pretrain.yaml", [f"stages.continued.embedding_lr={share}"])
+        assert [hint.path for hint in tables.hints] == ["stages.continued.embedding_lr"] * hinted
     high = load("recipes/sft-full-1b.yaml", ["stages.chat.optimizer.lr=2e-3"])
     assert ["is one of adapters" in hint.what for hint in high.hints] == [True]

@@ -81,7 +81,8 @@ def test_a_budget_in_flops_is_what_the_steps_cost(pretrain, tiny_base):
     a_step = Shape(**each).flops_per_token(64) * 8 * 64
     made = pretrain(budget={"flops": 5.4 * a_step})
     assert made.facts["steps"] == 5
-    assert made.facts["budget"] == {"flops": 5.4 * a_step, "steps": 5}
+    per_token = a_step / (8 * 64)
+    assert made.facts["budget"] == {"flops": 5.4 * a_step, "scale": 1.0, "flops_per_token": per_token, "steps": 5}
 
 
 def test_a_budget_in_minutes_is_timed_once_and_leaves_the_model_alone(tmp_path, pretrain, monkeypatch):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from recipe_runner import RecipeError
+from recipe_runner.plugins import installed
 
 pytestmark = pytest.mark.slow
 
@@ -70,5 +73,7 @@ def test_a_tokeniser_that_moves_known_entries_is_refused(tokenizers):
 
     known, more = tokenizers
     model = llama(len(more), tied=True)
-    with pytest.raises(RecipeError, match="does not extend"):
+    with pytest.raises(RecipeError, match="does not extend") as caught:
         resize_embeddings(model, known, more)
+    named = set(re.findall(r"`([\w-]+)`", caught.value.next)) - {"tokeniser"}
+    assert named <= set(installed().registry.names("stage")), "what is advised exists"

@@ -110,6 +110,19 @@ def test_a_reference_is_compared_on_the_same_text(tmp_path, tiny_corpus, tiny_to
     assert rows["code"]["bytes a token of small"] == tiny_tokeniser.facts["bytes_per_token"]["code"]
 
 
+def test_what_is_unknown_to_a_reference_is_counted_too(tmp_path, tiny_corpus):
+    """Else one that drops what it does not know looks as if it said more in fewer tokens."""
+    poor = {"corpus": "corpus", "algorithm": "characters", "vocab_size": 20}
+    small = make("tokeniser", poor, tmp_path / "small", inputs={"corpus": tiny_corpus})
+    config = {"corpus": "corpus", "vocab_size": 600, "reference": "small"}
+    made = make("tokeniser", config, tmp_path / "made", inputs={"corpus": tiny_corpus, "small": small})
+    assert made.facts["reference"]["unknown_tokens"] == small.facts["unknown_tokens"]
+    assert all(small.facts["unknown_tokens"].values())
+    [table] = made.facts["tables"]
+    assert table["columns"][-1] == "unknown to small"
+    assert {row[0]: row[-1] for row in table["rows"]} == small.facts["unknown_tokens"]
+
+
 @pytest.fixture
 def extended(tmp_path, tiny_tokeniser, tiny_corpus):
     """Makes a `pretrained-tokeniser` of `tiny_tokeniser`, with changes."""
@@ -146,13 +159,15 @@ def test_what_a_pretrained_tokeniser_cannot_be_given_is_refused(extended, tmp_pa
         extended(reference="theirs")
 
 
-def test_a_template_that_changes_by_the_day_is_not_kept(tmp_path, tiny_tokeniser):
+@pytest.mark.parametrize("named", [False, True])
+def test_a_template_that_changes_by_the_day_is_not_kept(tmp_path, tiny_tokeniser, named):
     from transformers import AutoTokenizer
 
     from recipe_runner import Tokeniser
 
     theirs = AutoTokenizer.from_pretrained(tiny_tokeniser.payload)
-    theirs.chat_template = "{{ strftime_now('%d %b %Y') }}{{ messages[0]['content'] }}"
+    dated = "{{ strftime_now('%d %b %Y') }}{{ messages[0]['content'] }}"
+    theirs.chat_template = {"default": "{{ messages[0]['content'] }}", "tool_use": dated} if named else dated
     theirs.save_pretrained(tmp_path / "theirs")
     inputs = {"theirs": Tokeniser(tmp_path / "theirs", "", {})}
     with pytest.raises(RecipeError, match="asks for the date") as error:

@@ -22,7 +22,7 @@ def store(tmp_path, tiny_corpus, tiny_tokeniser):
 
     context = LocalContext(tmp_path)
     tokenizer = load_tokenizer(context, tiny_tokeniser)
-    return build_store(context, tiny_corpus, tokenizer, ["prose", "code"])
+    return build_store(context, tiny_corpus, tokenizer, ["prose", "code"], digest="one")
 
 
 def mixed(store, counts, length=64, isolate=True, seed=1):
@@ -99,8 +99,10 @@ def test_the_store_is_encoded_once(store, tmp_path, tiny_corpus, monkeypatch):
     from recipe_plugins.training.store import build_store
 
     monkeypatch.setattr(Corpus, "read", lambda *args: pytest.fail("read again"))
-    again = build_store(LocalContext(tmp_path), tiny_corpus, None, ["prose", "code"])
+    again = build_store(LocalContext(tmp_path), tiny_corpus, None, ["prose", "code"], digest="one")
     assert again == store
+    with pytest.raises(RecipeError, match="another tokeniser"):
+        build_store(LocalContext(tmp_path), tiny_corpus, None, ["prose", "code"], digest="other")
 
 
 def test_conversations_and_unknown_domains_are_refused(tmp_path, tiny_corpus, tiny_tokeniser, write_corpus):
@@ -110,10 +112,10 @@ def test_conversations_and_unknown_domains_are_refused(tmp_path, tiny_corpus, ti
     context = LocalContext(tmp_path)
     tokenizer = load_tokenizer(context, tiny_tokeniser)
     with pytest.raises(RecipeError, match="no domain 'prosa'"):
-        build_store(context, tiny_corpus, tokenizer, ["prosa"])
+        build_store(context, tiny_corpus, tokenizer, ["prosa"], digest="one")
     chats = write_corpus(tmp_path / "chats", {"chat": [[{"role": "user", "content": "hello"}]] * 9})
     with pytest.raises(RecipeError, match="holds conversations"):
-        build_store(context, chats, tokenizer, ["chat"])
+        build_store(context, chats, tokenizer, ["chat"], digest="one")
 
 
 def test_special_tokens_in_text_are_text(tmp_path, tiny_tokeniser, write_corpus):
@@ -123,7 +125,7 @@ def test_special_tokens_in_text_are_text(tmp_path, tiny_tokeniser, write_corpus)
     context = LocalContext(tmp_path)
     tokenizer = load_tokenizer(context, tiny_tokeniser)
     corpus = write_corpus(tmp_path / "corpus", {"web": ["a <|endoftext|> b <|im_start|>"] * 9})
-    found = build_store(context, corpus, tokenizer, ["web"])
+    found = build_store(context, corpus, tokenizer, ["web"], digest="one")
     assert (found.stream("web") == tokenizer.eos_token_id).sum() == found.domains["web"].documents
     assert not (found.stream("web") == tokenizer.convert_tokens_to_ids("<|im_start|>")).any()
 
@@ -147,7 +149,7 @@ def test_a_selection_holds_the_documents_with_the_score_and_no_other(tmp_path, t
     corpus, context = scored(tmp_path / "corpus", write_corpus), LocalContext(tmp_path / "run")
     tokenizer = load_tokenizer(context, tiny_tokeniser)
     select = {"best": Selection(domain="web", where="quality >= 0.8")}
-    store = build_store(context, corpus, tokenizer, ["best", "web"], select)
+    store = build_store(context, corpus, tokenizer, ["best", "web"], select, digest="one")
     text = tokenizer.decode(store.stream("best"))
     assert {number for number in range(20) if f"page {number} " in text} == {16, 17, 18, 19}
     assert (store.domains["best"].documents, store.domains["web"].documents) == (4, 19)  # page 0 is held out
@@ -158,8 +160,9 @@ def test_a_selection_holds_the_documents_with_the_score_and_no_other(tmp_path, t
         ("web", "quality >= 0.8", "has the name of a domain"),
     ):
         again = LocalContext(tmp_path / f"{name}{where}")
+        chosen = {name: Selection(domain="web", where=where)}
         with pytest.raises(RecipeError, match=message):
-            build_store(again, corpus, tokenizer, [name], {name: Selection(domain="web", where=where)})
+            build_store(again, corpus, tokenizer, [name], chosen, digest="one")
 
 
 def test_a_selection_without_a_weight_or_a_condition_is_refused(annealing):

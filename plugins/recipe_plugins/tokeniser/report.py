@@ -25,7 +25,7 @@ def report(
     reference: tuple[str, PreTrainedTokenizerBase] | None = None,
 ) -> None:
     """Note `bytes_per_token` (of UTF-8) of each domain, `unknown_tokens` where the vocabulary has such a token, the
-    bytes a token of `reference` (a name and its tokenizer), and a table; domains without held-out text are left out.
+    same of `reference` (a name and its tokenizer), and a table; domains without held-out text are left out.
 
     Warns of unknown tokens, as they hide bytes.
     """
@@ -41,9 +41,11 @@ def report(
         name, other = reference
         theirs = {domain: _counts(corpus, domain, other) for domain in found}
         beside = {domain: round(size / tokens, 4) for domain, (size, tokens, _) in theirs.items() if tokens}
-        facts["reference"] = {"name": name, "vocab_size": len(other), "bytes_per_token": beside}
-        rows = [[*row, beside.get(row[0]), theirs[row[0]][1] / row[2]] for row in rows]
-        columns += [f"bytes a token of {name}", "its tokens / ours"]
+        unknown_to_it = {domain: unknown for domain, (_, _, unknown) in theirs.items()}
+        known = {} if other.unk_token_id is None else {"unknown_tokens": unknown_to_it}
+        facts["reference"] = {"name": name, "vocab_size": len(other), "bytes_per_token": beside, **known}
+        rows = [[*row, beside.get(row[0]), theirs[row[0]][1] / row[2], unknown_to_it[row[0]]] for row in rows]
+        columns += [f"bytes a token of {name}", "its tokens / ours", f"unknown to {name}"]
     ctx.note(**facts, tables=[{"title": "tokeniser, on held-out text", "columns": columns, "rows": rows}])
     if tokenizer.unk_token_id is not None:
         _unknown(ctx, {domain: unknown for domain, (_, _, unknown) in found.items()})

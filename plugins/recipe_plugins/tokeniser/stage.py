@@ -96,7 +96,8 @@ class PretrainedTokeniserStage:
         if self.config.chat == "chatml":
             return CHATML
         own: Any = tokenizer.chat_template
-        if isinstance(own, str) and changes(own):
+        several = own.values() if isinstance(own, dict) else [own]  # by name, such as one for the use of tools
+        if any(changes(template) for template in several if template):
             raise RecipeError(
                 f"the chat template of {self.config.tokeniser} asks for the date, and so gives other tokens every day",
                 next="set `chat: chatml`, or `template:` to a Jinja file",

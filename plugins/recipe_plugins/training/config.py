@@ -45,6 +45,11 @@ section 6)."""
 UNITS = ("steps", "tokens", "epochs", "tokens_per_parameter", "flops", "minutes")
 """The units of a budget."""
 
+COUNTED_BY = {
+    "epochs": "rows", "tokens_per_parameter": "parameters", "flops": "flops_per_token", "minutes": "seconds_per_step",
+}  # fmt: skip
+"""What must be known to turn a budget into steps, by its unit."""
+
 
 class Budget(Config):
     """How long to train: exactly one of the units, times `scale`."""

@@ -69,5 +69,5 @@ def extends(vocabulary: Mapping[str, int], known: Mapping[str, int]) -> None:
         raise RecipeError(
             f"the tokeniser does not extend the model's own: {len(moved)} entries have another id or are gone, "
             f"first {moved[0]!r}",
-            next="use a `tokeniser` stage with `algorithm: pretrained` from the same model, or leave `tokeniser` out",
+            next="extend the model's own by a stage `pretrained-tokeniser`, or leave `tokeniser` out",
         )

@@ -73,13 +73,15 @@ def build_store(
     domains: Sequence[str],
     select: Mapping[str, Selection] | None = None,
     encoder: str = "auto",
+    *,
+    digest: str,
 ) -> TokenStore:
     """Encode the training split of `domains` into `ctx.work/tokens`, or take what an earlier attempt encoded.
 
     A name of `select` stands for the documents that it chooses, `encoder` for the library that encodes them, which is
-    noted. Raises `RecipeError` for a domain that is not there, is
-    empty, or holds conversations, for a document without the score that chooses, and for a tokenizer without an end
-    token.
+    noted, and `digest` is that of the tokeniser. Raises `RecipeError` for a domain that is not there, is empty, or
+    holds conversations, for a document without the score that chooses, for a tokenizer without an end token, and for
+    tokens there by another tokeniser.
     """
 
     def write(folder: Path) -> dict[str, Any]:
@@ -93,9 +95,13 @@ def build_store(
             records = documents(corpus, domain, (select or {}).get(domain))
             bulk = BulkEncoder(tokenizer, library)
             found[domain] = asdict(_encode(records, domain, bulk, dtype, folder / str(number)))
-        return {"dtype": dtype, "domains": found, "encoder": choice}
+        return {"dtype": dtype, "domains": found, "encoder": choice, "tokeniser": digest}
 
     folder, facts = once(ctx, "tokens", write)
+    if facts.get("tokeniser") != digest:
+        raise RecipeError(
+            f"the tokens in {folder} were encoded by another tokeniser", next="begin anew with --restart STAGE"
+        )
     ctx.note(encoder=facts["encoder"])
     for name, reason in facts["encoder"]["passed_over"].items():
         ctx.warn(f"{name} was not used to encode: {reason}")

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from recipe_plugins.training import machine, run, sharding
-from recipe_plugins.training.config import TextConfig
+from recipe_plugins.training.config import COUNTED_BY, Budget, TextConfig
 from recipe_plugins.training.estimate import flops_per_token, shape_of_folder, state_bytes_of, training_facts
 from recipe_plugins.training.evaluation import TextEvaluator, evaluated
 from recipe_plugins.training.groups import param_groups
@@ -48,7 +48,7 @@ def train_on_text(
     machine.ready(config)
     device = machine.device(config.execution)
     evaluator = TextEvaluator(config.evaluation, corpus, tokenizer, config.sequence_length, device)
-    text = _Text.stored(ctx, config, corpus, tokenizer)
+    text = _Text.stored(ctx, config, corpus, tokenizer, digest)
     known = text.known(model)
     if config.budget.unit == "minutes":
         rows = text.to_time()
@@ -56,7 +56,7 @@ def train_on_text(
         ctx.warn(f"budget.minutes: a step was timed at {seconds:.3g} s; what is trained depends on it, and so on luck")
         known["seconds_per_step"] = seconds
     steps = config.resolved_steps(**known)
-    ctx.note(budget={config.budget.unit: getattr(config.budget, config.budget.unit), "steps": steps})
+    ctx.note(budget=_budget(config.budget, known, steps))
     result = run.train(
         ctx,
         config,
@@ -82,6 +82,13 @@ def train_on_text(
             save()
         ctx.note(**_measured(_facts(ctx, model, optimizer, result), now, before))
     return result
+
+
+def _budget(budget: Budget, known: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """The budget as it was given, what made steps of it (all parameters, tied ones once), and the steps."""
+    by = COUNTED_BY.get(budget.unit)
+    counted = {} if by is None else {by: known[by]}
+    return {budget.unit: getattr(budget, budget.unit), "scale": budget.scale, **counted, "steps": steps}
 
 
 def _measured(facts: dict[str, Any], now: Mapping[str, float], before: Mapping[str, float] | None) -> dict[str, Any]:
@@ -128,10 +135,13 @@ class _Text:
     store: TokenStore
 
     @classmethod
-    def stored(cls, ctx: StageContext, config: TextConfig, corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> _Text:
+    def stored(
+        cls, ctx: StageContext, config: TextConfig, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, digest: str
+    ) -> _Text:
         """The domains of the mixture, or all that have a document, encoded now or by an earlier attempt."""
         names = list(config.mix) or [name for name, found in corpus.domains("train").items() if found.documents]
-        return cls(ctx, config, corpus, build_store(ctx, corpus, tokenizer, names, config.select, config.encoder))
+        store = build_store(ctx, corpus, tokenizer, names, config.select, config.encoder, digest=digest)
+        return cls(ctx, config, corpus, store)
 
     def known(self, model: PreTrainedModel) -> dict[str, Any]:
         """What turns a budget into steps; FLOPs are counted of a model that trains whole, as in `tuning.tune`."""
