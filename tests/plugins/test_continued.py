@@ -157,3 +157,39 @@ def test_a_budget_of_an_adapter_is_the_same_in_plan_and_run_or_refused(inputs, t
 def test_settings_that_exclude_each_other(continuing, changes, says):
     with pytest.raises(ValueError, match=says):
         slot("stage", {"use": "pretrain", **continuing(**changes)})
+
+
+@slow
+def test_a_model_whose_packed_documents_see_each_other_is_refused_before_it_trains(
+    inputs, continuing, tiny_tokeniser, tmp_path
+):
+    """OPT takes positions, and sees over them all the same; no library tells."""
+    from transformers import AutoTokenizer, OPTConfig, OPTForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokeniser.payload)
+    keys = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 16}
+    folder = tmp_path / "leaking"
+    tokens = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    OPTForCausalLM(OPTConfig(**tokens, **keys, word_embed_proj_dim=16)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    leaking = {**inputs, "base": Model(folder, "leaking", {})}
+    with pytest.raises(RecipeError, match="type 'opt' lets packed documents see each other") as caught:
+        make("pretrain", continuing(), tmp_path / "refused", inputs=leaking)
+    assert "isolate: false" in caught.value.next
+    assert make("pretrain", continuing(isolate=False), tmp_path / "joined", inputs=leaking)
+
+
+@slow
+def test_little_that_is_seen_over_a_boundary_is_seen(tiny_base):
+    """The short convolution of LFM2 carries three tokens over, and at random weights it is next to nothing."""
+    import torch
+    from transformers import AutoModelForCausalLM, Lfm2Config, Lfm2ForCausalLM
+
+    from recipe_plugins.training.attention import isolates
+
+    for dtype in (torch.float32, torch.bfloat16):
+        assert isolates(AutoModelForCausalLM.from_pretrained(tiny_base.payload, dtype=dtype))
+    torch.manual_seed(0)
+    keys = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+    layers = {"intermediate_size": 32, "layer_types": ["conv", "full_attention"]}
+    assert not isolates(Lfm2ForCausalLM(Lfm2Config(vocab_size=64, **keys, **layers)))

@@ -16,9 +16,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from recipe_plugins.architectures.config import TransformersConfig
+from recipe_plugins.training.attention import isolates
 from recipe_runner import RecipeError
-
-_TOKENS = 8  # of each of the two documents that isolation is tried with
 
 
 class Library:
@@ -68,20 +67,3 @@ class Library:
 
     def register(self) -> None:
         """Transformers knows the type already."""
-
-
-@torch.no_grad()
-def isolates(model: PreTrainedModel) -> bool:
-    """Whether a document gives the same logits alone and behind another one, its positions starting anew."""
-    training = model.training
-    model.eval()
-    ids = torch.arange(2 * _TOKENS)[None] % model.config.vocab_size
-    positions = torch.arange(_TOKENS).repeat(2)[None]
-    try:
-        packed = model(input_ids=ids, position_ids=positions, use_cache=False).logits[:, _TOKENS:]
-        alone = model(input_ids=ids[:, _TOKENS:], position_ids=positions[:, _TOKENS:], use_cache=False).logits
-    except TypeError:  # it takes no positions
-        return False
-    finally:
-        model.train(training)
-    return torch.allclose(packed, alone, atol=1e-4)

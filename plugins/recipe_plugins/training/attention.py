@@ -26,6 +26,12 @@ LIBRARY: Mapping[str, str] = {"sdpa": "sdpa", "flex": "flex_attention", "flash2"
 IN_ONE_ROW = frozenset({"flash2"})
 """Those that keep documents apart in a single row only: of several rows they would see each as one document."""
 
+SAME, ALIKE = 1e-6, 1e-3
+"""Of the largest logit: what logits may differ by if the same kernels made them, and if others did or in 16 bits. At
+random weights what a short convolution carries over is but 2e-5."""
+
+_TOKENS = 8  # of each of the documents that isolation is tried with
+
 
 def chosen(config: LoopConfig, device: torch.device) -> str:
     """The attention of a run on `device`. Raises `RecipeError` where the one that is asked for does not train there."""
@@ -52,6 +58,33 @@ def set_attention(model: Any, name: str) -> None:
         raise RecipeError(
             f"{type(model).__name__} does not compute attention by {name}: {error}", next="use attention: sdpa"
         ) from error
+
+
+@torch.no_grad()
+def isolates(model: Any) -> bool:
+    """Whether a document gives the same logits behind one document and behind another, its positions starting anew.
+
+    In fp32, where other kernels differ little, it must give them alone too.
+    """
+    document = torch.arange(_TOKENS, 2 * _TOKENS, device=model.device)[None] % model.config.get_text_config().vocab_size
+    positions = torch.arange(_TOKENS, device=model.device)[None]
+
+    def logits(*documents: torch.Tensor) -> torch.Tensor:
+        packed = {"input_ids": torch.cat(documents, 1), "position_ids": positions.repeat(1, len(documents))}
+        found: torch.Tensor = model(**packed, use_cache=False).logits[:, -_TOKENS:].float()
+        return found
+
+    training = model.training
+    model.eval()
+    try:
+        packed, other, alone = logits(document.flip(1), document), logits(document, document), logits(document)
+    except TypeError:  # it takes no positions
+        return False
+    finally:
+        model.train(training)
+    exact, largest = model.dtype == torch.float32, alone.abs().max()
+    same = bool((packed - other).abs().max() <= (SAME if exact else ALIKE) * largest)
+    return same and (not exact or bool((packed - alone).abs().max() <= ALIKE * largest))
 
 
 def _has_flash() -> bool:

@@ -13,8 +13,9 @@ from pydantic import TypeAdapter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from recipe_plugins.training import checkpoints, float8, liger, sharding
-from recipe_plugins.training.attention import IN_ONE_ROW, chosen, set_attention
+from recipe_plugins.training.attention import IN_ONE_ROW, chosen, isolates, set_attention
 from recipe_plugins.training.config import MANY_LOGITS, LoopConfig, TrainingConfig, micro_batch
+from recipe_plugins.training.estimate import FAMILY
 from recipe_plugins.training.job import Evaluator, Job
 from recipe_plugins.training.known_models import unlike
 from recipe_plugins.training.machine import device, ready, set_threads
@@ -89,6 +90,7 @@ def train(
     """
     ready(config)
     _refuse(config, rows, trainer)
+    _refuse_leaks(config, model)
     _warn_if_unplanned(ctx, config, model)
     with loop_of(
         ctx,
@@ -191,6 +193,16 @@ def _refuse(config: LoopConfig, rows: Rows, trainer: type[RecipeTrainerMixin]) -
         raise RecipeError("z_loss belongs to the cross-entropy of tokens, and this stage trains on another loss")
     if not len(rows):
         raise RecipeError("there is no row to train on", next="look at the ledger of the corpus")
+
+
+def _refuse_leaks(config: LoopConfig, model: PreTrainedModel) -> None:
+    """Raise `RecipeError` where packed documents would see each other: types that do not part them tell nobody."""
+    packed, kind = getattr(config, "isolate", False) or getattr(config, "packing", False), model.config.model_type
+    if packed and kind not in FAMILY and not isolates(model):
+        raise RecipeError(
+            f"a model of type {kind!r} lets packed documents see each other, since positions do not part them",
+            next="set `isolate: false` (text) or `packing: false` (conversations), or choose another model",
+        )
 
 
 def _warn_if_unplanned(ctx: StageContext, config: LoopConfig, model: PreTrainedModel) -> None:
