@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from recipe_runner.recipe import load
+
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
 TINY = [path for path in RECIPES if "tiny" in path.stem]
 slow = pytest.mark.slow
@@ -21,6 +23,31 @@ def test_every_recipe_is_valid_and_can_be_planned(path, tmp_path, recipe):
     assert planned.returncode == 0, planned.stderr
     stages = json.loads(planned.stdout)["stages"]
     assert [stage["status"] for stage in stages if stage["status"] == "cached"] == []
+
+
+@pytest.mark.parametrize("name", ["pretrain-125m", "pretrain-125m-muon"])
+def test_pretrain_125m_is_the_recipe_it_says_it_is(name):
+    """2.5 billion tokens, half a million a step; the last fifth is annealed on the pages of the highest score."""
+    loaded = load(f"recipes/{name}.yaml")
+    base, annealed, tokeniser = (loaded.config(stage) for stage in ("base", "annealed", "tokeniser"))
+    shape = base.architecture.config
+    sizes = (shape.num_hidden_layers, shape.hidden_size, shape.intermediate_size, shape.max_position_embeddings)
+    assert (*sizes, shape.tie_word_embeddings, tokeniser.vocab_size) == (12, 768, 2048, 2048, True, 32768)
+    for stage in (base, annealed):
+        assert (stage.sequence_length, stage.tokens_per_step) == (2048, 2**19)
+        assert (stage.precision, stage.compile, stage.max_grad_norm) == ("bf16", True, 1.0)
+    tokens = base.budget.tokens + annealed.budget.tokens
+    assert (tokens, annealed.budget.tokens / tokens) == (2_500_000_000, 0.2)
+    assert base.schedule.component.name == "wsd"
+    assert base.schedule.config.decay == 0, "`annealed` decays"
+    assert base.schedule.config.warmup * base.budget.tokens / tokens == pytest.approx(0.02)
+    assert (annealed.select["best"].where, annealed.mix["best"]) == ("score >= 3.5", max(annealed.mix.values()))
+    assert annealed.schedule.build().factor(954, 954) == 0
+    optimizer = base.optimizer.config
+    muon = name.endswith("muon")
+    betas = optimizer.adamw_betas if muon else optimizer.betas
+    assert (optimizer.lr, betas, optimizer.weight_decay) == (6e-4, (0.9, 0.95), 0.1)
+    assert base.optimizer.component.name == ("muon" if muon else "adamw")
 
 
 @slow
