@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from recipe_plugins.training.config import TrainingConfig
 from recipe_runner import RecipeError
 from recipe_runner.testing import LocalContext
 from recipe_runner.testing.local import slot
@@ -116,6 +117,23 @@ def test_the_loop_takes_either(tmp_path, precision):
     without = trained(tmp_path / "without", precision=precision)
     assert without[0][0] == plain[0][0]  # what is told is the cross-entropy
     assert without[0][1] != plain[0][1]
+
+
+def test_chunks_are_taken_where_a_pass_has_many_logits_unless_the_recipe_says():
+    from types import SimpleNamespace
+
+    from recipe_plugins.training.run import _chunked
+
+    def taken(rows: int, vocabulary: int, **changes) -> bool:
+        text = SimpleNamespace(vocab_size=vocabulary)
+        model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: text))
+        given = {"budget": {"steps": 1}, "batch_size": 16, "sequence_length": 2048, **changes}
+        return _chunked(TrainingConfig.model_validate(given), rows, model)
+
+    assert taken(16, 32_768), "a micro-batch of pretrain-125m: 4 GiB of logits in fp32"
+    assert not taken(16, 2_048), "256 MiB, which the plain loss is faster at"
+    assert not taken(16, 32_768, chunked_loss="off")
+    assert taken(1, 256, chunked_loss="on")
 
 
 def test_what_cannot_be_chunked_is_refused_only_if_it_was_asked_for(tmp_path):
