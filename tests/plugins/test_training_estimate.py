@@ -147,6 +147,20 @@ def test_llama_has_exactly_the_parameters_it_says(changes):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": False}, {"intermediate_size": 40}])
+def test_what_is_planned_of_gpt2_is_what_is_built(changes):
+    gpt2 = slot("architecture", {"use": "gpt2", **SMALL, **changes})
+    built = gpt2.build().build(100)
+    assert gpt2.config.parameters(100) == sum(p.numel() for p in built.parameters())
+    assert shape_of_config(built.config.to_dict()) == gpt2.config.shape(100)
+    vectors = sum(p.numel() for p in built.parameters() if p.ndim == 1)
+    attention = 12 * SMALL["num_hidden_layers"] * SMALL["hidden_size"] * 64
+    head = 100 * SMALL["hidden_size"]
+    matrices = sum(p.numel() for p in built.transformer.h.parameters() if p.ndim == 2)
+    assert gpt2.config.shape(100).flops_per_token(64) == 6 * (matrices + vectors + head) + attention
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model_type", "changes"),
     [
@@ -154,6 +168,8 @@ def test_llama_has_exactly_the_parameters_it_says(changes):
         ("qwen2", {"num_key_value_heads": 2}),
         ("qwen3", {"head_dim": 16}),
         ("mistral", {"num_key_value_heads": 2}),
+        ("gpt2", {}),
+        ("gpt2", {"n_inner": 40, "n_positions": 20}),
         (
             "qwen3_moe",
             {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "mlp_only_layers": [0]},

@@ -83,8 +83,11 @@ class LoraAdapterConfig(TargetsConfig):
     def trainable(self, shape: Shape) -> int | None:
         """Parameters of the adapter; of the turn tokens there are two.
 
-        Unknown for stacked weights and new tokens, and for a target that is neither the head nor in every block.
+        Unknown for stacked weights and new tokens, for a target that is neither the head nor in every block, and on a
+        model whose linear layers are not known.
         """
+        if not shape.linear:
+            return None
         hidden = shape.linear["q_proj"][1]
         layers = {**shape.linear, HEAD: (shape.head // hidden, hidden)}
         adapted = self._adapted(list(shape.linear))

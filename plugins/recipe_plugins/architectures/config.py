@@ -255,10 +255,7 @@ class Qwen3MoEConfig(Rotary):
 
 
 class GPT2Config(Decoder):
-    """GPT-2 (Radford et al. 2019, the GPT-2 report, section 2.3): learned positions, LayerNorm and GELU; no dropout.
-
-    `plan` knows its parameters, and not its FLOPs.
-    """
+    """GPT-2 (Radford et al. 2019, the GPT-2 report, section 2.3): learned positions, LayerNorm and GELU; no dropout."""
 
     model_type: ClassVar[str] = "gpt2"
 
@@ -275,14 +272,24 @@ class GPT2Config(Decoder):
         """The inner width is four times the width."""
         return {**super().following(hidden), "intermediate_size": 4 * hidden}
 
+    def shape(self, vocab_size: int) -> Shape:
+        """Its sizes, for estimates."""
+        own = self.sized(vocab_size)
+        return shape_of_config(
+            {
+                "model_type": self.model_type,
+                "vocab_size": vocab_size,
+                "n_positions": own.max_position_embeddings,
+                "n_embd": own.hidden_size,
+                "n_layer": own.num_hidden_layers,
+                "n_inner": own.intermediate_size,
+                "tie_word_embeddings": own.tie_word_embeddings,
+            }
+        )
+
     def parameters(self, vocab_size: int) -> int:
         """Exactly as many as the model has, tied ones once."""
-        own = self.sized(vocab_size)
-        hidden, wide, layers = own.hidden_size or 0, own.intermediate_size or 0, own.num_hidden_layers or 0
-        attention = 4 * hidden * hidden + 4 * hidden
-        block = attention + 2 * hidden * wide + wide + hidden + 4 * hidden  # two norms of weight and bias each
-        tables = (1 if self.tie_word_embeddings else 2) * vocab_size * hidden + self.max_position_embeddings * hidden
-        return layers * block + tables + 2 * hidden
+        return self.shape(vocab_size).parameters
 
 
 RESERVED = frozenset({"vocab_size", "model_type", "dtype", "torch_dtype", "use_cache", "architectures"})

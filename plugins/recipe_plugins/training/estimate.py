@@ -1,7 +1,8 @@
 """What a training stage will cost, from shapes alone: parameters, FLOPs, bytes. Imports no torch.
 
-Counts of parameters are exact for the llama family (llama, mistral, qwen2, qwen3 with and without experts) and tested
-against built models. Memory is `footprint`'s; a model on the hub whose config is not here may be one of `known_models`.
+Counts of parameters are exact for gpt2 and the llama family (llama, mistral, qwen2, qwen3 with and without experts)
+and tested against built models. Memory is `footprint`'s; a model on the hub whose config is not here may be one of
+`known_models`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ FAMILY = {
     "qwen3": {"qkv_bias": False, "qk_norm": True},
     "qwen3_moe": {"qkv_bias": False, "qk_norm": True},
 }
-"""The model types whose parameters are counted, and in what they differ."""
+"""The model types of llama's family, and in what they differ."""
+
+COUNTED = frozenset({*FAMILY, "gpt2"})
+"""The model types whose parameters are counted."""
 
 UNKNOWN = Estimate(
     notes=[
@@ -43,10 +47,10 @@ UNCOUNTED = Estimate(
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The sizes of a model. `parameters` are all, tied ones once; `embedding` those of the input table; `head` those
-    of the output product, tied or not; `width` is that of attention, heads × head size; `linear` has outputs and inputs
-    of each linear layer of a block, by name (experts, which are stacked, are none); `inactive` are the parameters of
-    experts that a token does not go through; `vectors` those of norms and biases."""
+    """The sizes of a model. `parameters` are all, tied ones once; `embedding` those of the input tables, of positions
+    too; `head` those of the output product, tied or not; `width` is that of attention, heads × head size; `linear` has
+    outputs and inputs of each linear layer of a block, by name (stacked experts are none, nor are gpt2's layers);
+    `inactive` are the parameters of experts that a token does not go through; `vectors` those of norms and biases."""
 
     parameters: int
     embedding: int
@@ -88,16 +92,19 @@ class Shape:
 
 
 def shape_of_config(keys: Mapping[str, Any]) -> Shape:
-    """The sizes of a llama-family model from its `config.json`.
+    """The sizes of a model of gpt2's or llama's family from its `config.json`.
 
     Raises `RecipeError` for another model type.
     """
-    family = FAMILY.get(str(keys.get("model_type")))
-    if family is None:
+    kind = keys.get("model_type")
+    if kind not in COUNTED:
         raise RecipeError(
-            f"the size of a model of type {keys.get('model_type')!r} is not known",
-            next=f"types whose size is known: {', '.join(FAMILY)}",
+            f"the size of a model of type {kind!r} is not known",
+            next=f"types whose size is known: {', '.join(sorted(COUNTED))}",
         )
+    if kind == "gpt2":
+        return _gpt2(keys)
+    family = FAMILY[kind]
     hidden, layers, heads = keys["hidden_size"], keys["num_hidden_layers"], keys["num_attention_heads"]
     head_size = keys.get("head_dim") or hidden // heads
     queries, pairs = heads * head_size, (keys.get("num_key_value_heads") or heads) * head_size
@@ -124,6 +131,23 @@ def shape_of_config(keys: Mapping[str, Any]) -> Shape:
         linear={**attention, **dense},
         inactive=inactive,
         vectors=layers * vectors + hidden + biases,
+    )
+
+
+def _gpt2(keys: Mapping[str, Any]) -> Shape:
+    hidden, layers, tied = keys["n_embd"], keys["n_layer"], bool(keys.get("tie_word_embeddings", True))
+    wide = keys.get("n_inner") or 4 * hidden
+    matrices, vectors = 4 * hidden * hidden + 2 * hidden * wide, 9 * hidden + wide  # a bias each, and two LayerNorms
+    table, positions = keys["vocab_size"] * hidden, keys["n_positions"] * hidden
+    return Shape(
+        parameters=layers * (matrices + vectors) + 2 * hidden + table * (1 if tied else 2) + positions,
+        embedding=table + positions,
+        head=table,
+        tied=tied,
+        layers=layers,
+        width=hidden,
+        linear={},
+        vectors=layers * vectors + 2 * hidden,
     )
 
 
@@ -169,12 +193,12 @@ def shape_of_folder(folder: Path) -> Shape | None:
     if not path.is_file():
         return None
     keys = json.loads(path.read_text(encoding="utf-8"))
-    return shape_of_config(keys) if keys.get("model_type") in FAMILY else None
+    return shape_of_config(keys) if keys.get("model_type") in COUNTED else None
 
 
 def flops_per_token(keys: Mapping[str, Any], sequence_length: int) -> float | None:
     """Of a model with this `config.json`; `None` where its size is not known."""
-    return shape_of_config(keys).flops_per_token(sequence_length) if keys.get("model_type") in FAMILY else None
+    return shape_of_config(keys).flops_per_token(sequence_length) if keys.get("model_type") in COUNTED else None
 
 
 def state_bytes_of(optimizer: Any, parameters: int, matrices: int) -> int:
