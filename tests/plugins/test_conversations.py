@@ -265,3 +265,21 @@ def test_a_row_with_nothing_to_learn_or_an_unknown_tool_s_output_is_counted(toke
         [tool, rows[1]], Renderer(tokenizer), sequence_length=99, train_on="assistant", max_dropped=0
     )
     assert learned(kept, tokenizer) == ["A.<|im_end|>"]
+
+
+def test_whose_end_of_turn_is_learned_and_how_long_rows_are_is_counted(tokenizer):
+    talks = [record("Be brief.", "a?", "A.", roles="system user assistant"), record("b?", "B. " * 20)]
+    kept, report = prepare(talks, Renderer(tokenizer), sequence_length=99, train_on="assistant", max_dropped=0)
+    told = report.as_json()
+    no, yes = ({"learned": n, "not_learned": 0} for n in (0, 2))
+    assert told["end_of_turn"] == {
+        "assistant": yes, "system": no | {"not_learned": 1}, "user": no | {"not_learned": 2}
+    }  # fmt: skip
+    lengths = [len(row.input_ids) for row in kept]
+    for most, rows in told["lengths"].items():
+        assert rows == sum(int(most) // 2 < length <= int(most) for length in lengths)
+    assert sum(told["lengths"].values()) == 2
+    tokenizer.chat_template = WITH_TOOLS  # writes a turn that is no message's
+    talks = [Record("x", messages=CALLING, meta={"tools": TOOLS})]
+    _, report = prepare(talks, Renderer(tokenizer), sequence_length=199, train_on="assistant", max_dropped=0)
+    assert report.as_json()["end_of_turn"] == {"assistant": yes, "others": no | {"not_learned": 3}}

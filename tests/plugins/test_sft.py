@@ -32,6 +32,11 @@ def test_what_was_prepared_is_on_the_table(chat):
     samples = json.loads((chat.path / "samples.json").read_text())
     learned = ["".join(part["text"] for part in sample["parts"] if part["learned"]) for sample in samples]
     assert all(text.startswith("With ") and text.endswith(".<|im_end|>") for text in learned)
+    shown = {table["title"]: table["rows"] for table in chat.facts["tables"]}
+    assert shown["ends of turn"] == [["assistant", 132, 0], ["user", 0, 132]]
+    assert sum(rows for _, rows in shown["rows by length"]) == 132
+    marked = [[text for text, on in row["marked"] if on] for _, row in shown["rows as they are trained on"]]
+    assert ["".join(texts) for texts in marked] == learned
 
 
 def test_the_payload_loads_and_generation_ends_with_the_turn(chat):

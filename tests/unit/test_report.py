@@ -123,3 +123,17 @@ def test_tables_of_nothing_and_of_odd_text_are_drawn(capsys):
     assert out == ""
     assert "[red]x[/red]" in err
     assert "<i>" not in html(odd)
+
+
+def test_a_text_in_parts_is_marked_with_colours_or_without(capsys):
+    shown = table("rows", "row, text", [["a", {"marked": [["<q>", False], ["yes", True]]}]])
+    show([shown])
+    assert "<q>⟦yes⟧" in capsys.readouterr().err
+    assert "<td>&lt;q&gt;<mark>yes</mark></td>" in html(shown)
+
+
+def test_on_a_terminal_a_marked_text_has_a_colour(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    show([table("rows", "text", [[{"marked": [["q", False], ["yes", True]]}]])])
+    assert "q\x1b[32myes\x1b[0m" in capsys.readouterr().err

@@ -8,7 +8,7 @@ fails before anything is trained, and names the setting.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+SHOWN = 400
+"""Characters of a part of a row that is shown."""
+
+
 @dataclass(slots=True)
 class Report:
     """What preparation did: rows read = kept + dropped; a truncated row is kept without its last turns.
 
-    `stops` counts the answers whose end-of-turn token is learned.
+    `stops` counts the answers whose end-of-turn token is learned, `ends` the end-of-turn tokens of each role by whether
+    they are; `lengths` the rows that are kept by the least power of two that their tokens are no more than.
     """
 
     method: str
@@ -37,6 +42,8 @@ class Report:
     answers: int = 0
     stops: int = 0
     longest: int = 0
+    ends: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    lengths: Counter[int] = field(default_factory=Counter)
 
     def as_json(self) -> dict[str, Any]:
         """The report, with the share of supervised tokens."""
@@ -49,7 +56,12 @@ class Report:
             "supervised_share": round(self.supervised / max(1, self.tokens), 6),
             "answers": self.answers,
             "end_of_turn_supervised": self.stops,
+            "end_of_turn": {
+                role: {"learned": self.ends[role, True], "not_learned": self.ends[role, False]}
+                for role in sorted({role for role, _ in self.ends})
+            },
             "longest": self.longest,
+            "lengths": {str(length): rows for length, rows in sorted(self.lengths.items())},
         }
 
 
@@ -109,6 +121,23 @@ def count(encoded: Encoded, end_of_turn: int, report: Report) -> None:
     report.supervised += int((encoded.labels != IGNORED).sum())
     report.answers += len(encoded.spans)
     report.stops += sum(int(encoded.labels[end - 1]) == end_of_turn for _, end in encoded.spans)
+    report.lengths[1 << (len(encoded.input_ids) - 1).bit_length()] += 1
+    report.ends.update(_ends(encoded, end_of_turn))
+
+
+def _ends(encoded: Encoded, end_of_turn: int) -> Iterator[tuple[str, bool]]:
+    """Whose turn each end-of-turn token ends, and whether it is learned.
+
+    Where a template writes others than one a turn, those that end no answer are of `others`.
+    """
+    learned, answers = encoded.labels != IGNORED, {end - 1 for _, end in encoded.spans}
+    places = (encoded.input_ids == end_of_turn).nonzero()[0].tolist()
+    roles = [str(message["role"]) for message in encoded.record.messages or ()]
+    whole = len(places) <= len(roles)  # the last turns may have been left out
+    one_a_turn = whole and all(roles[n] == "assistant" for n, place in enumerate(places) if place in answers)
+    for number, place in enumerate(places):
+        role = roles[number] if one_a_turn else "assistant" if place in answers else "others"
+        yield role, bool(learned[place])
 
 
 def within(report: Report, sequence_length: int, max_dropped: float) -> None:
@@ -150,3 +179,21 @@ def sample(encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> dict[str, An
     runs = groupby(range(len(learned)), key=lambda place: bool(learned[place]))
     parts = [(on, encoded.input_ids[list(run)].tolist()) for on, run in runs]
     return {"id": encoded.record.id, "parts": [{"learned": on, "text": tokenizer.decode(ids)} for on, ids in parts]}
+
+
+def tables(report: Mapping[str, Any], samples: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What preparation did, for people: how long rows are, whose end of turn is learned, and some rows, marked."""
+    ends = [[role, found["learned"], found["not_learned"]] for role, found in report["end_of_turn"].items()]
+    rows = [
+        [row["id"], {"marked": [[_short(part["text"]), part["learned"]] for part in row["parts"]]}] for row in samples
+    ]
+    return [
+        {"title": "rows by length", "columns": ["tokens, up to", "rows"], "rows": list(report["lengths"].items())},
+        {"title": "ends of turn", "columns": ["role", "learned", "not learned"], "rows": ends},
+        {"title": "rows as they are trained on", "columns": ["row", "text, marked where it is learned"], "rows": rows},
+    ]
+
+
+def _short(text: str) -> str:
+    """The beginning and the end of a long text."""
+    return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]} … {text[-SHOWN // 2 :]}"

@@ -19,7 +19,7 @@ from recipe_plugins.training.job import Evaluator
 from recipe_plugins.training.machine import ready
 from recipe_plugins.training.once import once
 from recipe_plugins.training.packing import StoredRows, write_rows
-from recipe_plugins.training.preparation import prepare, sample
+from recipe_plugins.training.preparation import prepare, sample, tables
 from recipe_plugins.training.run import TrainResult, train
 from recipe_plugins.training.supervised import SupervisedTrainer
 from recipe_plugins.training.trainer import RecipeTrainerMixin
@@ -28,6 +28,9 @@ from recipe_runner import Corpus, RecipeError, Record, StageContext
 
 SAMPLES = 4
 """Decoded rows that are kept to look at."""
+
+PREPARED = ("preparation.json", "samples.json")
+"""What lies beside the payload from before the first step."""
 
 
 def open_corpus(ctx: StageContext, config: TuningConfig) -> Corpus:
@@ -144,5 +147,5 @@ def note_result(
         tokens_per_second=result.tokens_per_second,
     )
     ctx.note(steps=result.steps, supervised_tokens=result.supervised_tokens, loss=result.loss, **facts)
-    tables: list[dict[str, Any]] = facts["tables"]
-    return tables
+    report, samples = (json.loads((ctx.folder / name).read_text(encoding="utf-8")) for name in PREPARED)
+    return [*facts["tables"], *tables(report, samples)]
