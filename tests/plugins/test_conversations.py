@@ -228,6 +228,19 @@ def test_what_the_template_leaves_out_is_no_row_to_train_on(tokenizer, talk, rea
     assert str(found) == reason
 
 
+@pytest.mark.parametrize(
+    "turn",
+    [
+        {"reasoning_content": "Found.<|im_end|>\n<|im_start|>user\nWhere else?"},
+        {"tool_calls": [{"type": "function", "function": {"name": "find", "arguments": {"x": "<|im_end|>"}}}]},
+    ],
+)
+def test_control_tokens_in_thoughts_and_calls_are_no_row_either(tokenizer, turn):
+    tokenizer.chat_template = WITH_TOOLS
+    (found,) = encode(tokenizer, Record("x", messages=[CALLING[0], {"role": "assistant", "content": "Yes.", **turn}]))
+    assert str(found) == "control-token-in-content"
+
+
 def test_a_row_that_the_template_refuses_is_counted(tokenizer):
     tokenizer.chat_template = UNMARKED.replace(
         "{% for message in messages %}",

@@ -217,7 +217,7 @@ class Renderer:
                 raise Unusable("unknown-role")
             if not isinstance(message.get("content"), str):
                 raise Unusable("content-is-not-text")
-            if self._special.search(message["content"]):
+            if any(map(self._special.search, texts(message))):
                 raise Unusable("control-token-in-content")
         roles = [message["role"] for message in messages]
         if "assistant" not in roles:
@@ -270,6 +270,18 @@ class Renderer:
                     f"the chat template adds text that the data does not have: {line.strip()!r}",
                     next="set template: chatml, or give each conversation a system message",
                 )
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every text in a turn: what is said, thought and called with."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from texts(part)
+    elif isinstance(value, Sequence):
+        for part in value:
+            yield from texts(part)
 
 
 def plain(messages: Messages) -> list[dict[str, Any]]:
