@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from recipe_runner import Corpus, Interrupted, Known, KnownInput, RecipeError
+from recipe_runner import Corpus, Interrupted, Known, KnownInput, RecipeError, Record
 from recipe_runner.identity import folder_files
 from recipe_runner.testing import LocalContext, make, slot
 
@@ -52,6 +52,31 @@ def test_the_payload_loads_and_generation_ends_with_the_turn(chat):
     )
     reply = model.generate(**prompt, max_new_tokens=20, do_sample=False)[0, prompt["input_ids"].shape[1] :]
     assert reply[-1] == end
+
+
+def test_what_is_learned_is_what_trl_would_learn(chat, tmp_path):
+    """Its mask by generation marks, as its trainer prepares and collates it, token by token."""
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    from recipe_plugins.training.conversations import Renderer
+
+    tokenizer = AutoTokenizer.from_pretrained(chat.payload)
+    turns = ["Be brief.", "Where is ab?", "Near a.", "Sure?", "  Yes.\n\nNear it."]
+    roles = ["system", "user", "assistant", "user", "assistant"]
+    talk = [{"role": role, "content": text} for role, text in zip(roles, turns, strict=True)]
+    theirs = SFTTrainer(
+        AutoModelForCausalLM.from_pretrained(chat.payload),
+        SFTConfig(str(tmp_path), assistant_only_loss=True, max_length=None, report_to="none", use_cpu=True,
+                  bf16=False, per_device_train_batch_size=1, dataloader_pin_memory=False),
+        train_dataset=Dataset.from_list([{"messages": talk}]),
+        processing_class=tokenizer,
+    )  # fmt: skip
+    batch = next(iter(theirs.get_train_dataloader()))
+    (ours,) = Renderer(tokenizer).encode([Record("x", messages=talk)])
+    assert ours.input_ids.tolist() == batch["input_ids"][0].tolist()
+    assert ours.labels.tolist() == batch["labels"][0].tolist()
 
 
 class Stopped(LocalContext):
