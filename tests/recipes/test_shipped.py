@@ -50,6 +50,54 @@ def test_pretrain_125m_is_the_recipe_it_says_it_is(name):
     assert base.optimizer.component.name == ("muon" if muon else "adamw")
 
 
+@pytest.mark.parametrize(
+    ("name", "stage", "step"),
+    [("lora-8b", "adapter", 2**16), ("sft-full-1b", "chat", 2**17), ("dpo-8b", "preferred", 64 * 2 * 2048)],
+)
+def test_fine_tuning_is_the_recipe_it_says_it_is(name, stage, step):
+    """The numbers that the field knows these three by."""
+    loaded = load(f"recipes/{name}.yaml")
+    found = loaded.config(stage)
+    optimizer, schedule = found.optimizer, found.schedule
+    assert (optimizer.component.name, found.max_grad_norm, found.tokens_per_step) == ("adamw", 1.0, step)
+    if adapter := getattr(found, "adapter", None):
+        assert (found.precision, adapter.component.name) == ("bf16", "lora")  # frozen; adapters are fp32 (test_lora)
+        assert (adapter.config.r, adapter.config.alpha, adapter.config.dropout) == (32, 64, 0.05)
+    if name == "lora-8b":
+        assert loaded.config(stage).model.text.startswith("Qwen/Qwen3-8B-Base@")
+        assert (optimizer.config.lr, schedule.component.name, schedule.config.warmup) == (2e-4, "cosine", 0.03)
+        assert (found.sequence_length, found.budget.epochs) == (4096, 2)
+    elif name == "sft-full-1b":
+        assert loaded.config(stage).model.text.startswith("HuggingFaceTB/SmolLM2-1.7B@")
+        assert (optimizer.config.lr, optimizer.config.betas) == (2e-5, (0.9, 0.95))
+        assert (schedule.component.name, schedule.config.final) == ("linear", 0)
+        assert (found.precision, found.sequence_length, found.evaluation.keep) == ("bf16", 4096, "best")
+    else:
+        objective = found.objective
+        assert (objective.component.name, objective.config.beta, optimizer.config.lr) == ("dpo", 0.1, 5e-6)
+        assert (found.batch_size, found.budget.epochs) == (64, 1)
+
+
+OWN = {
+    "lora-8b": "conversations.sources.chat", "sft-full-1b": "conversations.sources.chat",
+    "qlora-7b": "conversations.sources.chat", "qlora-70b": "conversations.sources.chat",
+    "merge-ties": "conversations.sources.chat", "dpo-8b": "pairs.sources.feedback",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_fine_tuning_takes_one_s_own_file_by_one_override(name, tmp_path):
+    """As the head of each recipe says."""
+    row = "preference" if name == "dpo-8b" else "alpaca"
+    (tmp_path / "mine.jsonl").write_text("{}\n")
+    said = f"stages.{OWN[name]}={{use: jsonl, path: ./mine.jsonl, format: {row}}}"
+    assert f"recipe run {name} '{said}'" in Path(f"recipes/{name}.yaml").read_text(encoding="utf-8")
+    loaded = load(f"recipes/{name}.yaml", [said.replace("./mine", f"{tmp_path}/mine")])
+    assert not loaded.hints
+    _, stage, _, source = f"stages.{OWN[name]}".split(".")
+    assert loaded.config(stage).sources[source].component.name == "jsonl"
+
+
 @slow
 def test_tiny_keeps_most_of_each_domain(tiny):
     for domain, steps in tiny.manifest("corpus")["facts"]["funnel"].items():
