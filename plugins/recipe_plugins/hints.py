@@ -8,9 +8,11 @@ that a recipe makes itself take higher ones, so full tuning is only hinted at wh
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from recipe_runner import Problem, Use
+from recipe_plugins.training.estimate import known_shape
+from recipe_runner import Known, KnownInput, Problem, Ref, Use
 
 LEAST_FOR_ADAPTERS, MOST_IN_FULL = 5e-5, 1e-4
 """Rates of AdamW."""
@@ -24,7 +26,7 @@ OBJECTIVES_ARE_LOWER = ("preference", "reward", "grpo")
 
 
 def hints(recipe: Any) -> Iterator[Problem]:
-    """Hints at adapters' scales and learning rates in a validated recipe."""
+    """Hints at adapters' scales and ranks, and learning rates, in a validated recipe."""
     for name, stage in recipe.stages.items():
         config: Any = stage.config
         adapter: Use[Any] | None = getattr(config, "adapter", None)
@@ -32,6 +34,7 @@ def hints(recipe: Any) -> Iterator[Problem]:
             adapter = None
         if adapter is not None:
             yield from _scale(recipe, name, adapter)
+            yield from _rank(recipe, name, adapter, getattr(config, "model", None))
             yield from _tables(recipe, name, stage, adapter)
         if stage.component.name not in OBJECTIVES_ARE_LOWER:
             yield from _rate(recipe, name, config, adapter is not None)
@@ -56,6 +59,23 @@ def _tables(recipe: Any, stage: str, use: Any, adapter: Use[Any]) -> Iterator[Pr
             f"stages.{stage}.embedding_lr",
             f"{' and '.join(tables)} would train at {share:g} of the adapter's rate",
             "2 to 10 times lower is usual in continued pretraining: embedding_lr: 0.1 to 0.5",
+            hint=True,
+        )
+
+
+def _rank(recipe: Any, stage: str, adapter: Use[Any], model: Ref | None) -> Iterator[Problem]:
+    """Where the model's shape is known without it: of one on the hub, or of a folder. The run itself refuses it."""
+    config: Any = adapter.config
+    if model is None or model.where == "stage" or not hasattr(config, "narrowest"):
+        return
+    given = KnownInput(payload=Path(model.text)) if model.where == "path" else KnownInput(hub=model.text)
+    shape = known_shape(Known({"model": given}), "model")
+    width = None if shape is None else config.narrowest(shape)
+    if width is not None and config.r >= width:
+        yield recipe.problem(
+            f"stages.{stage}.adapter",
+            f"r is {config.r}, and the narrowest layer is {width} wide: such an update is larger than the layer",
+            f"set r below {width}, or train in full",
             hint=True,
         )
 

@@ -396,6 +396,11 @@ def test_check_hints_at_what_is_out_of_the_usual():
     found = {hint.path: hint.what for hint in odd.hints}
     assert found.keys() == {"stages.adapter.adapter", "stages.adapter.optimizer"}
     assert "alpha / r is 0.25" in found["stages.adapter.adapter"]
+    for rank, names, hinted in ((511, "all-linear", 0), (512, "all-linear", 1), (512, "[q_proj]", 0)):
+        ranked = [f"stages.adapter.adapter.{key}={value}" for key, value in
+                  {"r": rank, "alpha": rank, "targets": names}.items()]  # fmt: skip
+        wide = load("recipes/qlora-7b.yaml", ranked)  # its keys and values are 4 heads of 128
+        assert [hint.what.partition(",")[0] for hint in wide.hints] == [f"r is {rank}"] * hinted
     for share, hinted in ((0.1, False), (0.5, False), (1.0, True), (0.05, True)):
         tables = load("recipes/continue-pretrain.yaml", [f"stages.continued.embedding_lr={share}"])
         assert [hint.path for hint in tables.hints] == ["stages.continued.embedding_lr"] * hinted

@@ -101,6 +101,11 @@ class LoraAdapterConfig(TargetsConfig):
             wide = shape.head * (1 if shape.tied else len(set(self.modules)))
         return shape.layers * layer + head + wide
 
+    def narrowest(self, shape: Shape) -> int | None:
+        """The least width of a layer of a block that is adapted, as far as such are known."""
+        adapted = self._adapted(list(shape.linear))
+        return min((min(sizes) for name, sizes in shape.linear.items() if name in adapted), default=None)
+
     def _of_layer(self, outputs: int, inputs: int) -> int:
         return self.r * (outputs + inputs)
 
