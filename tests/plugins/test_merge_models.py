@@ -245,7 +245,7 @@ def test_the_size_of_a_block_changes_no_bit(tmp_path, method):
         ("slerp", {"one": {}}, {"t": 0.5}, "models has 1"),
         ("slerp", {"one": {"weight": 2}, "two": {}}, {"t": 0.5}, "takes no weight"),
         ("linear", {"one": {"density": 0.5}}, {}, "takes no density"),
-        ("ties", {"one": {}}, {}, "density, .* is missing"),
+        ("ties", {"one": {}}, {}, "density of one, .* is missing"),
         ("breadcrumbs", {"one": {"density": 0.9}}, {"gamma": 0.2}, "more than 1"),
         ("passthrough", {"one": {}}, {"slices": [{"model": "on", "layers": [0, 1]}], "rest": "one"}, "no model is"),
         (
