@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recipe_plugins.curation import runs
 from recipe_plugins.filters import substring
 from recipe_plugins.filters.copies import packed
 from recipe_plugins.filters.lines import ENTRY
@@ -68,6 +69,15 @@ def above_imports(folder: Path, size: int) -> int:
     done = subprocess.run(words_of, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     return int(done.stdout.strip().splitlines()[-1])
+
+
+def test_lines_to_be_sorted_are_held_up_to_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "RUN", 1_000)
+    made = runs.Runs(tmp_path / "lines")
+    for key in range(95):
+        made.add(key, b"x" * 99 + b"\n")
+    made.close()
+    assert list(np.load(tmp_path / "lines.runs.npy")) == [*range(0, 91, 10), 95]
 
 
 @pytest.mark.slow
