@@ -154,12 +154,12 @@ def test_warc_that_is_cut_or_junk_is_an_error_and_a_giant_page_a_bad_row(tmp_pat
     (tmp_path / "a.warc").write_bytes(whole[:-200])
     with pytest.raises(RecipeError, match="ends inside the record"):
         rows("warc", tmp_path, extract="none")
-    (tmp_path / "a.warc").write_bytes(bytes(range(256)) * 1000)
-    with pytest.raises(RecipeError, match="no WARC record begins here"):
+    (tmp_path / "a.warc").write_bytes(ARCHIVE[0] + bytes(range(256)) * 1000)
+    with pytest.raises(RecipeError, match=f"a.warc@{len(ARCHIVE[0])}: no WARC record begins here"):
         rows("warc", tmp_path, extract="none")
     (tmp_path / "a.warc").write_bytes(record("response", 1, bytes(3_000_000)) + ARCHIVE[4])
     giant, text = rows("warc", tmp_path, extract="none", max_page="1MB")
-    assert giant.reason == "longer than max_page, 1,000,000 bytes"
+    assert (giant.reason, giant.where[-8:]) == ("longer than max_page, 1,000,000 bytes", "a.warc@0")
     assert text["id"] == "urn:4"
 
 
