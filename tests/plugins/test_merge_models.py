@@ -466,3 +466,25 @@ def test_large_models_are_written_in_shards_that_load(chat, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
     state = model.state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in found.items())
+
+
+@pytest.mark.parametrize(("row", "same"), [(None, True), (0, False), (4_999, False)])
+def test_a_head_is_a_copy_of_its_embedding_only_where_every_row_is(tmp_path, row, same):
+    """Weights that differ are loaded as two, whatever the config says: both are kept."""
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    from recipe_plugins.merge.into_base import _one_table
+    from recipe_plugins.training.weights import tied_copy
+
+    table = torch.arange(10_000.0).view(5_000, 2)
+    head = table.clone()
+    if row is not None:
+        head[row] += 1
+    tables = {"model.embed_tokens.weight": table, "lm_head.weight": head}
+    save_file(tables, tmp_path / "model.safetensors")
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        found = tied_copy({name: file.get_slice(name) for name in tables}, {"tie_word_embeddings": True})
+    assert found == ({"lm_head.weight"} if same else set())
+    assert _one_table(tmp_path, frozenset(tables)) == same

@@ -140,19 +140,21 @@ def test_the_chain_is_estimated_before_anything_exists(pretraining, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": False}, {"num_key_value_heads": 2}])
 def test_llama_has_exactly_the_parameters_it_says(changes):
-    llama = slot("architecture", {"use": "llama", **SMALL, **changes})
-    built = llama.build().build(100)
-    assert llama.config.parameters(100) == sum(p.numel() for p in built.parameters())
-    assert shape_of_config(built.config.to_dict()) == llama.config.shape(100)
+    _built_as_said(slot("architecture", {"use": "llama", **SMALL, **changes}))
+
+
+def _built_as_said(architecture):
+    built = architecture.build().build(100)
+    assert architecture.config.parameters(100) == sum(p.numel() for p in built.parameters())
+    assert shape_of_config(built.config.to_dict()) == architecture.config.shape(100)
+    return built
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": False}, {"intermediate_size": 40}])
 def test_what_is_planned_of_gpt2_is_what_is_built(changes):
     gpt2 = slot("architecture", {"use": "gpt2", **SMALL, **changes})
-    built = gpt2.build().build(100)
-    assert gpt2.config.parameters(100) == sum(p.numel() for p in built.parameters())
-    assert shape_of_config(built.config.to_dict()) == gpt2.config.shape(100)
+    built = _built_as_said(gpt2)
     vectors = sum(p.numel() for p in built.parameters() if p.ndim == 1)
     attention = 12 * SMALL["num_hidden_layers"] * SMALL["hidden_size"] * 64
     head = 100 * SMALL["hidden_size"]

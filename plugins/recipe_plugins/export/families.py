@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from recipe_plugins.training.estimate import experts_of
 from recipe_runner import RecipeError
 
 Keys = Mapping[str, Any]
@@ -82,11 +83,6 @@ def _with_experts(keys: Keys) -> dict[str, int | float]:
         "expert_used_count": keys["num_experts_per_tok"],
         "expert_feed_forward_length": keys["moe_intermediate_size"],
     }
-
-
-def experts_of(keys: Keys) -> int:
-    """Experts of a layer; newer versions of transformers write them down by another name. 0 without any."""
-    return int(keys.get("num_experts") or keys.get("num_local_experts") or 0)
 
 
 def _gpt2(keys: Keys) -> dict[str, int | float]:

@@ -25,9 +25,10 @@ from safetensors import safe_open
 
 from recipe_plugins.export.config import ExportConfig
 from recipe_plugins.export.experts import gathered
-from recipe_plugins.export.families import Family, experts_of, family_of
+from recipe_plugins.export.families import Family, family_of
 from recipe_plugins.export.quantised import BLOCK, TYPES, Loss
 from recipe_plugins.export.vocabulary import vocabulary
+from recipe_plugins.training.estimate import experts_of
 from recipe_plugins.training.loading import load_tokenizer
 from recipe_plugins.training.weights import shards, tied_copy
 from recipe_runner import RecipeError, StageContext

@@ -36,17 +36,15 @@ from recipe_plugins.merge.parts import DTYPES as STORED
 from recipe_plugins.merge.parts import slices
 from recipe_plugins.merge.rest import write_card, write_rest
 from recipe_plugins.merge.several import Summed, Weighted, check_adapters, load_several
-from recipe_plugins.merge.streaming import Dequantised, Resized, as_trained, merge
+from recipe_plugins.merge.streaming import Dequantised, Resized, merge
 from recipe_plugins.training.conversations import Renderer
 from recipe_plugins.training.estimate import shape_of_folder
 from recipe_plugins.training.generation import stops
 from recipe_plugins.training.loading import DTYPES, SHARD, load_model, load_skeleton, load_tokenizer
 from recipe_plugins.training.machine import device
 from recipe_plugins.training.resizing import entries, rows_for
+from recipe_plugins.training.weights import equal
 from recipe_runner import Adapter, Artifact, Model, RecipeError, Ref, StageContext
-
-BLOCK = 2**26
-"""Bytes that are compared at once."""
 
 EXACT = 1e-3
 """The share of an adapter's change that fp32 may take: next to nothing."""
@@ -233,8 +231,7 @@ def _one_table(payload: Path, tables: frozenset[str]) -> bool:
     """Whether embedding and head, if both are stored, are equal: only then are they loaded as one."""
     with ExitStack() as stack:
         stored = [part for name, part in slices(payload, stack).items() if name in tables]
-        blocks = (as_trained(part, None, BLOCK) for part in stored)
-        return len(stored) < 2 or all(torch.equal(*pair) for pair in zip(*blocks, strict=True))
+        return len(stored) < 2 or equal(*stored)
 
 
 def merge_in_memory(ctx: StageContext, base: Artifact, adapter: Adapter, folder: Path) -> None:

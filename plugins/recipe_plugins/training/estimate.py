@@ -161,7 +161,7 @@ def _feed_forward(keys: Mapping[str, Any]) -> tuple[int, int, dict[str, tuple[in
     dense = 3 * wide * hidden + biases
     if not sparse:
         return layers * dense, 0, linear, layers * biases
-    experts = keys.get("num_experts") or keys["num_local_experts"]
+    experts = experts_of(keys)
     expert = 3 * keys["moe_intermediate_size"] * hidden
     inactive = sparse * (experts - keys["num_experts_per_tok"]) * expert
     router = experts * hidden
@@ -174,6 +174,11 @@ def _layers_with_experts(keys: Mapping[str, Any]) -> int:
         return 0
     every, without = keys.get("decoder_sparse_step", 1), keys.get("mlp_only_layers") or ()
     return sum((layer + 1) % every == 0 and layer not in without for layer in range(keys["num_hidden_layers"]))
+
+
+def experts_of(keys: Mapping[str, Any]) -> int:
+    """Experts of a layer; newer versions of transformers write them down by another name. 0 without any."""
+    return int(keys.get("num_experts") or keys.get("num_local_experts") or 0)
 
 
 def known_shape(known: Known, name: str) -> Shape | None:

@@ -196,7 +196,10 @@ def _refuse(config: LoopConfig, rows: Rows, trainer: type[RecipeTrainerMixin]) -
 
 
 def _refuse_leaks(config: LoopConfig, model: PreTrainedModel) -> None:
-    """Raise `RecipeError` where packed documents would see each other: types that do not part them tell nobody."""
+    """Raise `RecipeError` where packed documents would see each other: types that do not part them tell nobody.
+
+    Those of llama's family do, and are not asked: a large model would take its time.
+    """
     packed, kind = getattr(config, "isolate", False) or getattr(config, "packing", False), model.config.model_type
     if packed and kind not in FAMILY and not isolates(model):
         raise RecipeError(

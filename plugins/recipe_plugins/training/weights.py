@@ -55,9 +55,14 @@ def tied_copy(tensors: Mapping[str, Any], keys: Mapping[str, Any]) -> frozenset[
     head = tensors.get(HEAD)
     if head is None or not keys.get("tie_word_embeddings"):
         return frozenset()
-    shape = head.get_shape()
     for name, other in tensors.items():
-        if name.endswith(EMBEDDINGS) and other.get_shape() == shape:
-            spans = (slice(start, start + ROWS) for start in range(0, shape[0], ROWS))
-            return frozenset({HEAD}) if all(torch.equal(head[span], other[span]) for span in spans) else frozenset()
+        if name.endswith(EMBEDDINGS) and other.get_shape() == head.get_shape():
+            return frozenset({HEAD}) if equal(head, other) else frozenset()
     return frozenset()
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Whether two slices of safetensors hold the same; `ROWS` of each are read at once."""
+    shape = one.get_shape()
+    spans = (slice(start, start + ROWS) for start in range(0, shape[0], ROWS))
+    return shape == other.get_shape() and all(torch.equal(one[span], other[span]) for span in spans)
