@@ -54,11 +54,25 @@ def test_the_gradient_leads_to_even_use(routing):
     assert logits.grad.sum(0)[0] > 0 > logits.grad.sum(0)[1:].max()  # away from the crowded expert
 
 
-def test_models_without_experts_or_without_the_loss_have_none():
+def test_models_without_experts_or_of_a_type_without_the_loss_have_none():
     from recipe_plugins.training.routing import Routing
 
     assert Routing.of(SimpleNamespace(), 4) is None
-    assert Routing.of(SimpleNamespace(num_experts_per_tok=2, router_aux_loss_coef=0.0), 4) is None
+    assert Routing.of(SimpleNamespace(num_experts_per_tok=2), 4) is None
+
+
+@pytest.mark.parametrize("weight", [0.0, None])
+def test_a_loss_without_weight_moves_nothing_and_tells_how_experts_are_used(weight):
+    import torch
+
+    from recipe_plugins.training.routing import Routing
+
+    routing = Routing.of(SimpleNamespace(num_experts_per_tok=1, router_aux_loss_coef=weight), 1)
+    loss = routing.loss([logits_for([[2, 2, 2, 2]]).requires_grad_()], torch.ones(1, 4, dtype=torch.int64))
+    assert float(loss) == 0
+    assert not loss.requires_grad
+    found = routing.metrics(lambda part: part)
+    assert (found["balance"], found["expert_load_max"], found["experts_unused"]) == (4, 4, 3)
 
 
 def test_a_mixture_of_experts_pretrains_evenly_and_tells_it(tmp_path, pretraining, tiny_corpus, tiny_tokeniser):
@@ -69,14 +83,14 @@ def test_a_mixture_of_experts_pretrains_evenly_and_tells_it(tmp_path, pretrainin
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8}
     routed = {"num_experts": 4, "num_experts_per_tok": 1, "moe_intermediate_size": 32, "max_position_embeddings": 64}
     last = {}
-    for weight in (1e-9, 1.0):  # next to nothing, so that it is told without being learned
+    for weight in (0.0, 1.0):
         architecture = {"use": "qwen3-moe", **shape, **routed, "router_aux_loss_coef": weight, "initializer_range": 0.2}
         config = pretraining(architecture=architecture, optimizer={"lr": 1e-2}, budget={"steps": 24})
         context = LocalContext(tmp_path / str(weight), inputs={"corpus": tiny_corpus, "tokeniser": tiny_tokeniser})
         slot("stage", {"use": "pretrain", **config}).build().run(context)
         last[weight] = context.rows[-1]
-    assert last[1.0]["balance"] < min(1.1, last[1e-9]["balance"])
-    assert last[1.0]["expert_load_max"] < last[1e-9]["expert_load_max"]
+    assert last[1.0]["balance"] < min(1.1, last[0.0]["balance"])
+    assert last[1.0]["expert_load_max"] < last[0.0]["expert_load_max"]
     assert last[1.0]["experts_unused"] == 0
 
 

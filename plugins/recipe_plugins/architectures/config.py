@@ -219,7 +219,8 @@ class Qwen3Config(Dense):
 class Qwen3MoEConfig(Rotary):
     """Qwen3 with experts in every layer (Yang et al. 2025, arXiv:2505.09388, section 2).
 
-    `router_aux_loss_coef` weighs the balancing loss, which `recipe_plugins.training.routing` adds; 0 leaves it out.
+    `router_aux_loss_coef` weighs the balancing loss, which `recipe_plugins.training.routing` adds; 0 leaves it out, but
+    not what is told of the experts' use.
     """
 
     model_type: ClassVar[str] = "qwen3_moe"

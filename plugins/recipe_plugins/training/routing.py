@@ -3,9 +3,9 @@
 The balance of a row at a layer is E · Σ f · P over its E experts: f the share of the row's choices that an expert gets
 (a constant for the gradient), P its mean probability; 1 where all are used alike (Fedus et al. 2021, arXiv:2101.03961,
 equations 4–6; for each row apart: DeepSeek-V3, arXiv:2412.19437, equations 17–20). The mean over layers and over the
-rows of a step, times the `router_aux_loss_coef` of the model's config, is added to the loss. Since rows are never
-divided, it is the same however a step is cut into micro-batches and ranks; a balance over a whole micro-batch, which is
-what transformers adds, is not.
+rows of a step, times the `router_aux_loss_coef` of the model's config, is added to the loss; where that is 0 the use of
+experts is told all the same. Since rows are never divided, it is the same however a step is cut into micro-batches and
+ranks; a balance over a whole micro-batch, which is what transformers adds, is not.
 
 Tokens after a row's last label, padding above all, train nothing and do not count.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-CHOSEN = "num_experts_per_tok"
+CHOSEN, WEIGHT = "num_experts_per_tok", "router_aux_loss_coef"
 
 
 class Routing:
@@ -29,22 +29,24 @@ class Routing:
     arguments: Mapping[str, Any] = {"output_router_logits": True}
 
     def __init__(self, config: Any, rows: int) -> None:
-        self.coefficient, self.chosen, self.rows = config.router_aux_loss_coef, getattr(config, CHOSEN), rows
+        self.coefficient, self.chosen, self.rows = getattr(config, WEIGHT) or 0.0, getattr(config, CHOSEN), rows
         self._balance: torch.Tensor | None = None
         self._choices: torch.Tensor | None = None  # (layers, experts)
 
     @classmethod
     def of(cls, config: Any, rows: int) -> Routing | None:
-        """For a model of this config; `None` where it has no experts, or no balancing loss."""
-        return cls(config, rows) if getattr(config, CHOSEN, 0) and getattr(config, "router_aux_loss_coef", 0) else None
+        """For a model of this config; `None` where it has no experts, or is of a type without a balancing loss, which
+        does not tell what its routers say."""
+        return cls(config, rows) if getattr(config, CHOSEN, 0) and hasattr(config, WEIGHT) else None
 
     def loss(self, router_logits: Sequence[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-        """This micro-batch's share of the step's term, a scalar in fp32.
+        """This micro-batch's share of the step's term, a scalar in fp32; of weight 0 it is 0, and has no gradient.
 
         `router_logits` has (rows · tokens, experts) of each layer; `labels` is (rows, tokens).
         """
         counted = (labels != -100).flip(1).cumsum(1).flip(1) > 0
-        found = [balance(logits.view(*labels.shape, -1), counted, self.chosen) for logits in router_logits]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.coefficient > 0):
+            found = [balance(logits.view(*labels.shape, -1), counted, self.chosen) for logits in router_logits]
         share = torch.stack([term for term, _ in found]).mean(0).sum() / self.rows
         choices = torch.stack([choices for _, choices in found])
         self._balance = share.detach() if self._balance is None else self._balance + share.detach()
