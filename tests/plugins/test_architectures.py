@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from recipe_runner import Known, KnownInput, RecipeError
+from recipe_runner.identity import identity
 from recipe_runner.testing import slot
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
@@ -126,6 +127,27 @@ def test_a_depth_gives_the_shape_of_125_million():
 def test_sizes_are_decided_once(written, message):
     with pytest.raises(ValidationError, match=message):
         slot("architecture", {"use": "llama", **written})
+
+
+def test_gpt2_is_four_times_as_wide_within_a_layer_unless_it_is_said():
+    """However its other sizes are given; a recipe that names the width keeps its key."""
+    given = {**SMALL, "use": "gpt2", "intermediate_size": 128}
+    left_out = {name: value for name, value in given.items() if name != "intermediate_size"}
+    whole, short = (slot("architecture", written) for written in (given, left_out))
+    assert short.config.sized(100) == whole.config.sized(100)
+    assert short.config.shape(100) == whole.config.shape(100)
+    assert identity(whole.config)["intermediate_size"] == 128
+    assert "intermediate_size" not in identity(short.config)
+    assert slot("architecture", {"use": "gpt2", "depth": 2}).config.derived(100).endswith("intermediate_size 512")
+
+
+@pytest.mark.slow
+def test_gpt2_without_its_inner_width_is_built_with_it():
+    sizes = {name: value for name, value in SMALL.items() if name != "intermediate_size"}
+    chosen = slot("architecture", {"use": "gpt2", **sizes})
+    built = chosen.build().build(100)
+    assert built.config.n_inner == 128
+    assert chosen.config.parameters(100) == sum(p.numel() for p in built.parameters())
 
 
 def test_a_size_that_nothing_has_is_an_error_that_names_the_nearest():

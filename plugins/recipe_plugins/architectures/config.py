@@ -140,7 +140,8 @@ class Decoder(Config):
         if self.depth is None and self.size is None:
             return ""
         own = self.sized(vocab_size)
-        return ", ".join(f"{name} {getattr(own, name):,}" for name in self.sizes)
+        names = dict.fromkeys([*self.sizes, *self.following(WIDTH)])
+        return ", ".join(f"{name} {getattr(own, name):,}" for name in names)
 
 
 class Rotary(Decoder):
@@ -259,8 +260,9 @@ class GPT2Config(Decoder):
     """GPT-2 (Radford et al. 2019, the GPT-2 report, section 2.3): learned positions, LayerNorm and GELU; no dropout."""
 
     model_type: ClassVar[str] = "gpt2"
+    sizes: ClassVar[tuple[str, ...]] = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 
-    intermediate_size: Positive | None = None
+    intermediate_size: Annotated[int, Field(ge=1, description="four times the width, unless given")] | None = None
     max_position_embeddings: Positive = 1024
     layer_norm_epsilon: Annotated[float, Field(gt=0)] = 1e-5
 
@@ -272,6 +274,13 @@ class GPT2Config(Decoder):
     def following(self, hidden: int) -> dict[str, int]:
         """The inner width is four times the width."""
         return {**super().following(hidden), "intermediate_size": 4 * hidden}
+
+    def sized(self, vocab_size: int) -> Self:
+        """See `Decoder`; the inner width may be left out beside the other sizes too."""
+        own = super().sized(vocab_size)
+        assert own.hidden_size is not None
+        wide = own.intermediate_size or self.following(own.hidden_size)["intermediate_size"]
+        return own.model_copy(update={"intermediate_size": wide})
 
     def shape(self, vocab_size: int) -> Shape:
         """Its sizes, for estimates."""
