@@ -139,6 +139,58 @@ def test_saved_and_loaded_gives_equal_logits(tmp_path, tiny_tokeniser, changes):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("keys", "why", "mend"),
+    [
+        (
+            {"model_type": "mamba"},
+            "a model of type 'mamba' has no attention that torch computes",
+            "llama, qwen3 or olmo2",
+        ),
+        ({"model_type": "t5"}, "a model of type 't5' is no causal language model", "llama, qwen3 or olmo2"),
+        (
+            {"model_type": "lama"},
+            "transformers that is installed knows no model of type 'lama'",
+            "llama, qwen3 or olmo2",
+        ),
+        ({"model_type": "x", "auto_map": {"AutoConfig": "a.B"}}, "it brings code of its own", "--trust-remote-code"),
+        (
+            {"model_type": "llama", "num_hidden_layers": 1},
+            "no file named model.safetensors",
+            "whether the folder is whole",
+        ),
+        (None, "Unrecognized model", "whether the folder is whole"),
+    ],
+)
+def test_what_no_library_loads_is_a_users_error_that_says_why(tmp_path, keys, why, mend):
+    import json
+
+    from recipe_plugins.training.loading import load_model
+    from recipe_runner import Model, RecipeError
+
+    if keys is not None:
+        (tmp_path / "config.json").write_text(json.dumps(keys))
+    with pytest.raises(RecipeError, match=why) as caught:
+        load_model(LocalContext(tmp_path), Model(tmp_path, "", {}))
+    assert mend in caught.value.next
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen3", "gemma2"])
+def test_a_model_without_its_tokenizer_is_refused(tmp_path, kind):
+    """Of all but the first the library makes one to which every text is empty."""
+    import json
+
+    from recipe_plugins.training.loading import load_tokenizer
+    from recipe_runner import Model, RecipeError
+
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(RecipeError, match=r"the tokenizer in .* cannot be loaded") as caught:
+        load_tokenizer(LocalContext(tmp_path), Model(tmp_path, "", {}))
+    assert "whether the folder is whole" in caught.value.next
+
+
+@pytest.mark.slow
 def test_a_model_without_its_weights_is_refused(tmp_path, tiny_base):
     import json
     import shutil

@@ -1,17 +1,21 @@
 """Models and tokenizers in and out of artifacts, with no dtype, attention or shard size left to a default.
 
 Guarantees: a model whose weights do not fit its config, or do not cover it, is an error rather than a warning with
-random weights; equal weights are saved as equal bytes.
+random weights; what the libraries cannot load is an error that says why; equal weights are saved as equal bytes.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging
 
 from recipe_runner import Artifact, RecipeError, StageContext
@@ -33,18 +37,20 @@ def load_model(
     """The model of an artifact, on the CPU, its parameters in `dtype` (weights that are to be trained: fp32).
 
     `library` are further arguments of `from_pretrained`: how weights are quantised, and where they are put then.
-    Raises `RecipeError` where weights are missing, unknown or of another shape.
+    Raises `RecipeError` where weights are missing, unknown or of another shape, and for a model that is no causal
+    language model with attention by sdpa.
     """
     logging.disable_progress_bar()
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        artifact.payload,
-        dtype=dtype,
-        attn_implementation="sdpa",
-        trust_remote_code=ctx.allow_remote_code,
-        local_files_only=True,
-        output_loading_info=True,
-        **library,
-    )
+    with _told("model", artifact.payload):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            artifact.payload,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            trust_remote_code=ctx.allow_remote_code,
+            local_files_only=True,
+            output_loading_info=True,
+            **library,
+        )
     model, report = loaded
     wrong = {kind: sorted(map(str, report[kind])) for kind in report if kind.endswith("_keys") and report[kind]}
     if wrong:
@@ -59,17 +65,58 @@ def load_model(
 def load_skeleton(ctx: StageContext, artifact: Artifact) -> PreTrainedModel:
     """The model of an artifact without weights (on torch's device `meta`): its modules, their names, what is tied."""
     keys = {"trust_remote_code": ctx.allow_remote_code}
-    config = AutoConfig.from_pretrained(artifact.payload, local_files_only=True, **keys)
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, **keys)
+    with _told("model", artifact.payload):
+        config = AutoConfig.from_pretrained(artifact.payload, local_files_only=True, **keys)
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, **keys)
     return model
 
 
 def load_tokenizer(ctx: StageContext, artifact: Artifact) -> PreTrainedTokenizerBase:
-    """The tokenizer of a tokeniser, a model or an adapter."""
-    return AutoTokenizer.from_pretrained(
-        artifact.payload, trust_remote_code=ctx.allow_remote_code, local_files_only=True
-    )
+    """The tokenizer of a tokeniser, a model or an adapter.
+
+    Raises `RecipeError` where there is none: of a folder without its files the library makes, for some types of model,
+    one that has but special tokens, to which every text is empty.
+    """
+    with _told("tokenizer", artifact.payload):
+        found: Any = AutoTokenizer.from_pretrained(
+            artifact.payload, trust_remote_code=ctx.allow_remote_code, local_files_only=True
+        )
+        special = {*found.all_special_tokens, *map(str, found.added_tokens_decoder.values())}
+        if special.issuperset(found.get_vocab()):
+            raise OSError("the files of its vocabulary are not there")
+    return found
+
+
+@contextmanager
+def _told(what: str, folder: Path) -> Iterator[None]:
+    """Raise `RecipeError` where the libraries cannot load the `what` of `folder`."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        why, mend = _why(what, folder, str(error).strip())
+        raise RecipeError(f"the {what} in {folder} cannot be loaded: {why}", next=mend) from error
+
+
+def _why(what: str, folder: Path, said: str) -> tuple[str, str]:
+    """Why the libraries, of which one has `said` something, cannot load it, and what to do."""
+    if "trust_remote_code" in said:
+        return "it brings code of its own", "read that code; `recipe run --trust-remote-code` lets it run"
+    with suppress(OSError, ValueError, KeyError):
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+        if what == "model" and (found := _unfit(kind)):
+            return found, "choose a causal language model with attention, such as one of type llama, qwen3 or olmo2"
+    return said.split("\n")[0], f"look whether the folder is whole, or name another {what}"
+
+
+def _unfit(kind: str) -> str:
+    """Why no model of a type can be loaded to be trained; nothing where some can."""
+    if kind not in CONFIG_MAPPING:
+        return f"the version of transformers that is installed knows no model of type {kind!r}"
+    if CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return f"a model of type {kind!r} is no causal language model"
+    made: Any = MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[kind]]
+    return "" if made._supports_sdpa else f"a model of type {kind!r} has no attention that torch computes (sdpa)"
 
 
 def positions(folder: Path) -> int:
