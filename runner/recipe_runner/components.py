@@ -224,7 +224,7 @@ class File(Place):
 
 
 class Located(str):
-    """A string from a recipe that knows the folder of the file that wrote it."""
+    """A string from a recipe that knows the folder of the file that wrote it; of a key, the file itself."""
 
     __slots__ = ("folder",)
     folder: str

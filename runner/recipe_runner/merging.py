@@ -2,8 +2,9 @@
 
 The rules, all structural: a shorthand is expanded first; a block that names another `use` is replaced, the same or none
 merges; lists and scalars are replaced; a new entry of a mapping goes last unless it says `before:` or `after:`;
-`null` takes an entry out (the schema knows which mappings have entries). Guarantee: nothing a layer wrote is lost
-without a problem that says so.
+`null` takes an entry out (the schema knows which mappings have entries). Of a component's values the one that was
+written last stands last, and its key knows the file, for a config that has two words for one. Guarantee: nothing a
+layer wrote is lost without a problem that says so.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from recipe_runner.components import Located
 from recipe_runner.errors import Origin, Problem, suggest
 from recipe_runner.origins import Origins, Path, forget, locate, problem_at
 
@@ -33,7 +35,7 @@ class Layered:
 
 
 def _merge(state: Layered, base: Tree, layer: Mapping[str, Any], origins: Origins, path: Path) -> None:
-    for key, value in layer.items():
+    for key, value in sorted(layer.items(), key=lambda entry: entry[0] != "use"):
         here = (*path, str(key))
         _place(state, base, str(key), value, origins, here)
 
@@ -51,6 +53,9 @@ def _place(state: Layered, base: Tree, key: str, value: Any, origins: Origins, h
     where = _where(state, base, key, value, origins, here)
     if isinstance(value, Mapping):
         value = {k: v for k, v in value.items() if k not in where}
+    if "use" in base and key != "use" and not isinstance(value, Mapping):
+        base.pop(key, None)
+        key = Located(key, locate(origins, here).file)
     if isinstance(old, Mapping) and isinstance(value, Mapping) and not _replaces(state, old, value, origins, here):
         block = dict(old)
         base[key] = block

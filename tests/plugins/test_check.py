@@ -185,3 +185,62 @@ def test_other_stages_show_the_field_too(override, path):
     with pytest.raises(InvalidRecipe) as caught:
         load("recipes/tiny.yaml", [override])
     assert f"stages.{path}" in {problem.path for problem in caught.value.problems}
+
+
+ONE_SIZE = """
+schema: 1
+name: sized
+stages:
+  corpus: {use: curation, sources: {web: python-reference}}
+  base:
+    use: pretrain
+    corpus: corpus
+    tokeniser: org/name
+    architecture: {WORDS}
+    budget: {steps: 1}
+    batch_size: 1
+    sequence_length: 8
+"""
+
+
+def sized(folder, layers: list[str], overrides: list[str]) -> Any:
+    """The architecture of a recipe whose `layers`, each a child of the one before, give words for its size."""
+    for number, words in enumerate(layers):
+        child = f"schema: 1\nextends: {number - 1}.yaml\nstages: {{base: {{architecture: {{{words}}}}}}}\n"
+        first = words if "use" in words else f"use: llama, {words}"
+        (folder / f"{number}.yaml").write_text(child if number else ONE_SIZE.replace("WORDS", first))
+    given = [f"stages.base.architecture.{override}" for override in overrides]
+    return load(str(folder / f"{len(layers) - 1}.yaml"), given).config("base").architecture.config  # type: ignore
+
+
+@pytest.mark.parametrize(
+    ("layers", "overrides", "size"),
+    [
+        (["size: 30M", "parameters: 40M"], [], 40_000_000),
+        (["parameters: 30M", "size: 40M"], [], 40_000_000),
+        (["size: 30M", "parameters: 40M", "size: 50M"], [], 50_000_000),
+        (["size: 30M"], ["parameters=40M"], 40_000_000),
+        (["size: 30M, use: llama", "parameters: 40M, use: llama"], [], 40_000_000),
+        (["size: 30M", "parameters: null, depth: 2"], [], None),
+    ],
+)
+def test_of_two_words_for_a_size_the_childs_counts(layers, overrides, size, tmp_path):
+    assert sized(tmp_path, layers, overrides).size == size
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        ["size: 30M, parameters: 30M"],
+        ["size: 30M, use: llama, parameters: 30M"],
+        ["size: 1M", "size: 30M, parameters: 40M"],
+        ["parameters: 1M, size: 2M"],
+    ],
+)
+def test_two_words_for_a_size_in_one_layer_are_a_problem(layers, tmp_path):
+    with pytest.raises(InvalidRecipe) as caught:
+        sized(tmp_path, layers, [])
+    (problem,) = caught.value.problems
+    assert (problem.what, problem.next) == ("size and parameters are words for the same", "write one of them")
+    assert problem.path.startswith("stages.base.architecture.")
+    assert problem.origin.file.endswith(f"{len(layers) - 1}.yaml")

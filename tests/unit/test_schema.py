@@ -42,6 +42,13 @@ def test_the_command_prints_the_schema(recipe, plugins):
     assert said.err == ""
 
 
+def test_another_word_for_a_field_is_known_too(builtin):
+    text = "stages: {{base: {{use: pretrain, architecture: {{use: llama, {word}: {value}}}}}}}"
+    assert wrong(builtin, text.format(word="parameters", value="125M")) == []
+    assert wrong(builtin, text.format(word="parameters", value="[1]"))
+    assert wrong(builtin, text.format(word="parametres", value="125M"))
+
+
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda f: f.name)
 def test_shipped_recipes_are_valid(builtin, file):
     assert wrong(builtin, file.read_text(encoding="utf-8")) == []

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AliasChoices, Field, ValidationError, model_validator
+from pydantic import AliasChoices, ConfigDict, Field, ValidationError, model_validator
 
 from recipe_plugins.training.estimate import Shape, shape_of_config
 from recipe_runner import Config, Count, RecipeError
@@ -28,8 +29,15 @@ DEEPEST = 128
 """Layers that `size` may choose."""
 
 
+def _both_words(schema: dict[str, Any]) -> None:
+    """Let editors know `parameters` too."""
+    schema["properties"]["parameters"] = schema["properties"]["size"]
+
+
 class Decoder(Config):
     """What all have in common, and how sizes that are left out follow from `depth` or `size`."""
+
+    model_config = ConfigDict(json_schema_extra=_both_words)
 
     model_type: ClassVar[str]
     sizes: ClassVar[tuple[str, ...]] = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -50,6 +58,19 @@ class Decoder(Config):
     max_position_embeddings: Positive = 2048
     tie_word_embeddings: bool = True
     initializer_range: Annotated[float, Field(gt=0, description="standard deviation of initial matrices")] = 0.02
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_word(cls, data: Any) -> Any:
+        """Of `size` and `parameters` the one that the last layer wrote; both in one layer are an error."""
+        words = [key for key in data if key in ("size", "parameters")] if isinstance(data, Mapping) else []
+        if len(words) < 2:
+            return data
+        files = {getattr(word, "folder", "") for word in words}
+        if len(files) == 1:
+            what = "size and parameters are words for the same"
+            raise RecipeError(what, next="write one of them", field=words[1:])
+        return {key: value for key, value in data.items() if key != words[0]}
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
