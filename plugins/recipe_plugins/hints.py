@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from recipe_plugins.training.estimate import known_shape
+from recipe_plugins.training.estimate import Shape, known_shape
 from recipe_runner import Known, KnownInput, Problem, Ref, Use
 
 LEAST_FOR_ADAPTERS, MOST_IN_FULL = 5e-5, 1e-4
@@ -64,20 +64,40 @@ def _tables(recipe: Any, stage: str, use: Any, adapter: Use[Any]) -> Iterator[Pr
 
 
 def _rank(recipe: Any, stage: str, adapter: Use[Any], model: Ref | None) -> Iterator[Problem]:
-    """Where the model's shape is known without it: of one on the hub, or of a folder. The run itself refuses it."""
+    """Refused by the run too. A hint where the shape is one that is known without the model, or a size's."""
     config: Any = adapter.config
-    if model is None or model.where == "stage" or not hasattr(config, "narrowest"):
+    if model is None or not hasattr(config, "narrowest"):
         return
-    given = KnownInput(payload=Path(model.text)) if model.where == "path" else KnownInput(hub=model.text)
-    shape = known_shape(Known({"model": given}), "model")
+    shape, sure = _shape(recipe, model)
     width = None if shape is None else config.narrowest(shape)
     if width is not None and config.r >= width:
         yield recipe.problem(
             f"stages.{stage}.adapter",
             f"r is {config.r}, and the narrowest layer is {width} wide: such an update is larger than the layer",
             f"set r below {width}, or train in full",
-            hint=True,
+            hint=not sure,
         )
+
+
+def _shape(recipe: Any, model: Ref) -> tuple[Shape | None, bool]:
+    """The shape of a model, if it is known without it, and whether it will be that: the widths of one that the recipe
+    makes are those of the architecture that it began with."""
+    if model.where == "hub":
+        return known_shape(Known({"model": KnownInput(hub=model.text)}), "model"), False
+    if model.where == "path":
+        return known_shape(Known({"model": KnownInput(payload=Path(model.text))}), "model"), True
+    config: Any = recipe.stages[model.text].config
+    architecture = getattr(config, "architecture", None)
+    if architecture is None:
+        start = getattr(config, "model", None)
+        return (None, False) if start is None else _shape(recipe, start)
+    if not hasattr(architecture.config, "shape"):
+        return None, False
+    made_by = recipe.stages.get(config.tokeniser.text)
+    tokens = getattr(made_by.config, "vocab_size", None) if made_by else None
+    if getattr(architecture.config, "size", None) is None:  # no width depends on how many tokens there are
+        return architecture.config.shape(tokens or 1), True
+    return architecture.config.shape(tokens) if tokens else None, False
 
 
 def _rate(recipe: Any, stage: str, config: Any, adapts: bool) -> Iterator[Problem]:

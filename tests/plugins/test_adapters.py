@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from recipe_runner import Adapter, Model, RecipeError, Ref
+from recipe_runner.errors import InvalidRecipe
 from recipe_runner.identity import digest_of, folder_files
 from recipe_runner.recipe import load
 from recipe_runner.testing import make, slot
@@ -387,6 +389,24 @@ def test_the_embedding_may_learn_more_slowly():
 def test_settings_that_exclude_each_other(method, says):
     with pytest.raises(ValueError, match=says):
         slot("adapter", method)
+
+
+@pytest.mark.parametrize("shape", ["", "size: 2M"])
+def test_a_rank_at_the_width_of_a_model_that_the_recipe_makes_is_told_before_the_model_is_paid_for(shape):
+    """A problem where the shape is given; a hint where it follows from a size, which depends on the real vocabulary."""
+    given = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_key_value_heads")
+    nothing = ", ".join(f"{name}: null" for name in given)
+    sized = [f"stages.base.architecture={{{shape}, {nothing}}}"] if shape else []
+    base: Any = load("recipes/tiny.yaml", sized).config("base").architecture.config  # type: ignore[attr-defined]
+    width = base.shape(2048).linear["k_proj"][0]
+    for rank, told in ((width - 1, False), (width, True)):
+        ranked = [*sized, f"stages.adapter.adapter.r={rank}", f"stages.adapter.adapter.alpha={rank}"]
+        try:
+            found = load("recipes/tiny.yaml", ranked).hints
+        except InvalidRecipe as error:
+            found = error.problems
+        assert [problem.what.partition(",")[0] for problem in found] == [f"r is {rank}"] * told
+        assert all(problem.hint == bool(shape) for problem in found)
 
 
 def test_check_hints_at_what_is_out_of_the_usual():
