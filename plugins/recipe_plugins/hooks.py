@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +15,9 @@ FOLDERS = (
     "filters", "launchers", "trackers",
 )  # fmt: skip
 
+CHECKED = ("adapters", "optimizers", "sources", "training")
+"""The families whose settings `check_recipe` looks at."""
+
 
 @hookimpl
 def register_components() -> Iterable[Component]:
@@ -23,7 +27,12 @@ def register_components() -> Iterable[Component]:
 
 @hookimpl
 def check_recipe(recipe: Any) -> Iterable[Problem]:
-    """Files, domains and scores that are not there; hints at rates and scales that are out of the usual."""
+    """Files, domains and scores that are not there; hints at rates and scales that are out of the usual.
+
+    Of a recipe without any of what these are about, whose configs nobody has imported then, there is nothing to say.
+    """
+    if not any(f"recipe_plugins.{room}.config" in sys.modules for room in CHECKED):
+        return []
     from recipe_plugins.hints import hints
     from recipe_plugins.missing import foreign_domains, foreign_scores, missing
 

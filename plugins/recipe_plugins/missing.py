@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from recipe_plugins.filters.rules.measures import NAMES
 from recipe_plugins.filters.rules.where import parsed
 from recipe_plugins.sources.config import FilesConfig, HuggingFaceConfig
 from recipe_plugins.training.config import TextConfig
@@ -44,6 +43,10 @@ def foreign_scores(recipe: Any) -> Iterator[Problem]:
     A hint where rows may bring it along; else the stage, often the last of a long recipe, would be the one to find out.
     """
     for stage, config, curation in _trained_on_text(recipe):
+        if not config.select:
+            continue
+        from recipe_plugins.filters.rules.measures import NAMES
+
         if any(curation.keeps_scores(step) for step in curation.steps.values()):
             continue  # what they are called is known when they are there
         for name, part in config.select.items():

@@ -57,5 +57,12 @@ def test_the_public_api_is_lazy(tmp_path: Path):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_check_of_what_the_built_ins_have_no_part_in_imports_nothing_of_theirs(here: Path):
+    """But the launcher's settings, which every stage has."""
+    loaded = {name for name in imported(here, "check", "toy.yaml") if name.startswith("recipe_plugins.")}
+    assert not loaded & {"recipe_plugins.hints", "recipe_plugins.missing", "recipe_plugins.training"}
+
+
 def test_check_of_the_shipped_recipe_imports_nothing_heavy(tmp_path: Path):
-    assert not imported(tmp_path, "check", "tiny") & set(HEAVY)
+    """Nor what filters do: their settings alone are looked at."""
+    assert not imported(tmp_path, "check", "tiny") & {*HEAVY, "recipe_plugins.filters.text"}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from recipe_plugins.filters.marks import COMBINING
 from recipe_runner import Record
 
-_NOT_WORD = re.compile(rf"(?:[^\w{''.join(sorted(COMBINING))}]|_)+")
 _ASCII = bytes(range(128))
 _LOWER = bytes(code if code > 127 else ord(chr(code).lower()) if chr(code).isalnum() else 32 for code in range(256))
 MARKS = 32
@@ -37,10 +37,16 @@ def parted(text: str) -> bytes:
             data, beyond = _utf8(text), beyond_ascii(text)
         marks = [character for character in set(beyond) if not character.isalnum() and character not in COMBINING]
         if len(marks) > MARKS:
-            return _utf8(_NOT_WORD.sub(" ", text.lower()))
+            return _utf8(_not_word().sub(" ", text.lower()))
         for mark in marks:
             data = data.replace(_utf8(mark), b" ")
     return data.translate(_LOWER)
+
+
+@cache
+def _not_word() -> re.Pattern[str]:
+    """Compiled for those who need it: that takes longer than all that `check` does with filters."""
+    return re.compile(rf"(?:[^\w{''.join(sorted(COMBINING))}]|_)+")
 
 
 def _utf8(text: str) -> bytes:
