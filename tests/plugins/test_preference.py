@@ -77,6 +77,12 @@ def test_only_the_two_answers_are_learned_and_their_ends_of_turn(tuned, chat):
     report = json.loads((tuned.path / "preparation.json").read_text())
     assert report["rows"] == {"read": 121, "kept": 121, "truncated": 0}
     assert report["answers"] == report["end_of_turn_supervised"] == 242
+    shown = {table["title"]: table["rows"] for table in tuned.facts["tables"]}
+    assert shown["ends of turn"] == [["assistant", 242, 0], ["user", 0, 242]]
+    first, second, *_ = shown["rows as they are trained on"]
+    for (name, row), which, answer in ((first, "chosen", "Near a."), (second, "rejected", "With a.")):
+        assert name.endswith(f", {which}")
+        assert "".join(text for text, learned in row["marked"] if learned) == f"{answer}<|im_end|>"
 
 
 def test_in_a_dialogue_only_what_differs_is_learned(chat):

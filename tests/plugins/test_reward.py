@@ -44,6 +44,17 @@ def test_held_out_pairs_are_told_apart(trained):
     assert trained.facts["preparation"]["rows"] == {"read": 121, "kept": 121, "truncated": 0}
 
 
+def test_the_answers_that_are_scored_are_marked_and_none_is_said_to_be_learned(trained):
+    shown = {table["title"]: table for table in trained.facts["tables"]}
+    assert "ends of turn" not in shown
+    rows = shown["rows as they are trained on"]
+    assert rows["columns"][1] == "text, marked where it is scored"
+    assert [name.rpartition(", ")[2] for name, _ in rows["rows"]] == ["chosen", "rejected"] * 2
+    for _, row in rows["rows"]:
+        assert [scored for _, scored in row["marked"]][:2] == [False, True]
+        assert row["marked"][1][0].endswith("<|im_end|>")
+
+
 def test_before_it_is_trained_the_loss_is_ln_2(chat, pairs, tmp_path):
     context = LocalContext(tmp_path, inputs={"chat": chat, "pairs": pairs})
     slot("stage", {"use": "reward", **CONFIG, "budget": {"steps": 2}}).build().run(context)

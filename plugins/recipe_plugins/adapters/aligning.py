@@ -77,8 +77,8 @@ class Learner:
             trainer=type(f"Bound{trainer.__name__}", bases, bound),
         )
 
-    def note(self, model: Any, result: TrainResult, table: Mapping[str, Any], **facts: Any) -> None:
-        """Note what training did, `table` beside its own, and what an adapter's base is."""
+    def note(self, model: Any, result: TrainResult, *tables: Mapping[str, Any], **facts: Any) -> None:
+        """Note what training did, `tables` beside its own, and what an adapter's base is."""
         sizes = tuning.sizes_of(model)
         if self.method is not None:  # counted by PEFT, which knows how many weights 4-bit storage holds
             trainable, parameters = model.get_nb_trainable_parameters()
@@ -94,7 +94,7 @@ class Learner:
             state_bytes=optimizer.state_bytes(sizes.trainable),
             tokens_per_second=result.tokens_per_second,
         )
-        trained["tables"] = [*trained["tables"], table]
+        trained["tables"] = [*trained["tables"], *tables]
         measured = {"steps": result.steps, "supervised_tokens": result.supervised_tokens, "loss": result.loss}
         self.ctx.note(**measured, **trained, **facts)
 

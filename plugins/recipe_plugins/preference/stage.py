@@ -24,6 +24,7 @@ from recipe_plugins.training.loading import DTYPES
 from recipe_plugins.training.log_probs import Document, log_probs_of
 from recipe_plugins.training.once import measured_once
 from recipe_plugins.training.pairs import Documents, ExampleRows, Heldout, heldout_answers, stored_examples
+from recipe_plugins.training.preparation import prepared_tables
 from recipe_runner import Interrupted, Record, StageContext
 
 CHUNK = 2048
@@ -64,7 +65,8 @@ class PreferenceStage:
             found, samples = self._measured(there, renderer, heldout, before)
         if ctx.rank:
             return
-        learner.note(model, result, measure.table(found), preference=found, samples=samples)
+        tables = [*prepared_tables(ctx), measure.table(found)]
+        learner.note(model, result, *tables, preference=found, samples=samples)
         learner.save(model)
 
     # ── what the model as it came thinks ─────────────────────────────────────────────────────────────────────────

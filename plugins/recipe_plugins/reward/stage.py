@@ -21,6 +21,7 @@ from recipe_plugins.training.loading import DTYPES, load_tokenizer, save_model
 from recipe_plugins.training.log_probs import ahead
 from recipe_plugins.training.machine import device, ready
 from recipe_plugins.training.pairs import Documents, ExampleRows, Heldout, heldout_answers, stored_examples
+from recipe_plugins.training.preparation import prepared_tables
 from recipe_plugins.training.run import TrainResult, train
 from recipe_runner import Artifact, Corpus, StageContext
 
@@ -68,7 +69,7 @@ class RewardStage:
             ctx.warn("the corpus has no held-out pair, so accuracy is not measured")
         shape = shape_of_folder(start.payload)
         facts = self._facts(result, shape, sizes, len(tokenizer))
-        tables = [*facts.pop("tables"), _table(found)]
+        tables = [*facts.pop("tables"), *prepared_tables(ctx, scored=True), _table(found)]
         ctx.note(steps=result.steps, loss=result.loss, reward=found, tables=tables, **facts)
         save_model(model, tokenizer, ctx.payload)
 

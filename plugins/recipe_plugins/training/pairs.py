@@ -10,7 +10,6 @@ prompt, from which the distance to the reference is estimated.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -23,7 +22,7 @@ from recipe_plugins.training.answers import conversations
 from recipe_plugins.training.conversations import Encoded, Renderer, Unusable
 from recipe_plugins.training.log_probs import Document
 from recipe_plugins.training.once import once
-from recipe_plugins.training.preparation import Report, count, note_heldout, within
+from recipe_plugins.training.preparation import Report, count, note_heldout, note_prepared, within, write_samples
 from recipe_runner import Corpus, RecipeError, Record, StageContext
 
 
@@ -234,8 +233,8 @@ def stored_examples(
 ) -> Path:
     """The folder of the training split's examples, made now or by an earlier attempt.
 
-    Writes `preparation.json` beside the payload, and notes it as `preparation`. Raises `RecipeError` if more than the
-    share `max_dropped` of the records is dropped.
+    Writes `preparation.json` and `samples.json` beside the payload, and notes the former as `preparation`. Raises
+    `RecipeError` if more than the share `max_dropped` of the records is dropped.
     """
     records = chain.from_iterable(corpus.read(domain, "train") for domain in corpus.domains("train"))
 
@@ -244,14 +243,19 @@ def stored_examples(
         within(report, sequence_length, max_dropped)
         examples = examples_of(kept, paired=paired, sequence_length=sequence_length)
         write_examples(examples, folder)
+        write_samples(ctx, chain.from_iterable(map(_named, kept)), renderer.tokenizer)
         return {**report.as_json(), "examples": len(examples)}
 
     folder, report = once(ctx, "examples", write)
-    ctx.note(preparation=report)
-    if ctx.rank == 0:
-        text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-        (ctx.folder / "preparation.json").write_text(text, encoding="utf-8")
+    note_prepared(ctx, report)
     return folder
+
+
+def _named(answers: Sequence[Answer]) -> Iterator[tuple[str, Encoded]]:
+    """The answers of a record, with whether each was the better one, or one that is wanted."""
+    words = {True: "chosen", False: "rejected"} if len(answers) == 2 else {True: "wanted", False: "not wanted"}
+    for answer in answers:
+        yield f"{answer.encoded.record.id}, {words[answer.desirable]}", answer.encoded
 
 
 class Documents(Sequence[Document]):

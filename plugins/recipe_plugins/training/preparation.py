@@ -7,10 +7,11 @@ fails before anything is trained, and names the setting.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 from recipe_plugins.training.conversations import IGNORED, Encoded, Renderer, Unusable
@@ -19,6 +20,12 @@ from recipe_runner import RecipeError, Record, StageContext, exact
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+
+SAMPLES = 4
+"""Decoded rows that are kept to look at."""
+
+PREPARED = ("preparation.json", "samples.json")
+"""What lies beside the payload from before the first step: the report, and decoded rows."""
 
 SHOWN = 400
 """Characters of a part of a row that is shown."""
@@ -173,24 +180,46 @@ def note_heldout(ctx: StageContext, reports: Mapping[str, Report]) -> None:
             )
 
 
-def sample(encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def note_prepared(ctx: StageContext, report: Mapping[str, Any]) -> None:
+    """Note the report as `preparation`, and write it."""
+    ctx.note(preparation=report)
+    if ctx.rank == 0:
+        _write(ctx, PREPARED[0], report)
+
+
+def write_samples(ctx: StageContext, rows: Iterable[tuple[str, Encoded]], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Keep the first of the rows, each of which has a name, decoded."""
+    _write(ctx, PREPARED[1], [_sample(name, row, tokenizer) for name, row in islice(rows, SAMPLES)])
+
+
+def _write(ctx: StageContext, name: str, value: Any) -> None:
+    (ctx.folder / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _sample(name: str, encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """A decoded row for people to look at: its text in parts, each with whether it is learned."""
     learned = encoded.labels != IGNORED
     runs = groupby(range(len(learned)), key=lambda place: bool(learned[place]))
     parts = [(on, encoded.input_ids[list(run)].tolist()) for on, run in runs]
-    return {"id": encoded.record.id, "parts": [{"learned": on, "text": tokenizer.decode(ids)} for on, ids in parts]}
+    return {"id": name, "parts": [{"learned": on, "text": tokenizer.decode(ids)} for on, ids in parts]}
 
 
-def tables(report: Mapping[str, Any], samples: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What preparation did, for people: how long rows are, whose end of turn is learned, and some rows, marked."""
+def prepared_tables(ctx: StageContext, *, scored: bool = False) -> list[dict[str, Any]]:
+    """What preparation did, for people: how long rows are, whose end of turn is learned, and some rows, marked.
+
+    Where answers are `scored` as wholes, none of their tokens is learned.
+    """
+    report, samples = (json.loads((ctx.folder / name).read_text(encoding="utf-8")) for name in PREPARED)
     ends = [[role, found["learned"], found["not_learned"]] for role, found in report["end_of_turn"].items()]
     rows = [
         [row["id"], {"marked": [[_short(part["text"]), part["learned"]] for part in row["parts"]]}] for row in samples
     ]
+    lengths = list(report["lengths"].items())
+    marked = f"text, marked where it is {'scored' if scored else 'learned'}"
     return [
-        {"title": "rows by length", "columns": ["tokens, up to", "rows"], "rows": list(report["lengths"].items())},
-        {"title": "ends of turn", "columns": ["role", "learned", "not learned"], "rows": ends},
-        {"title": "rows as they are trained on", "columns": ["row", "text, marked where it is learned"], "rows": rows},
+        {"title": "rows by length", "columns": ["tokens, up to", "rows"], "rows": lengths},
+        *([] if scored else [{"title": "ends of turn", "columns": ["role", "learned", "not learned"], "rows": ends}]),
+        {"title": "rows as they are trained on", "columns": ["row", marked], "rows": rows},
     ]
 
 

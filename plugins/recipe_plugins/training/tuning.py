@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -19,18 +18,12 @@ from recipe_plugins.training.job import Evaluator
 from recipe_plugins.training.machine import ready
 from recipe_plugins.training.once import once
 from recipe_plugins.training.packing import StoredRows, write_rows
-from recipe_plugins.training.preparation import prepare, sample, tables
+from recipe_plugins.training.preparation import note_prepared, prepare, prepared_tables, write_samples
 from recipe_plugins.training.run import TrainResult, train
 from recipe_plugins.training.supervised import SupervisedTrainer
 from recipe_plugins.training.trainer import RecipeTrainerMixin
 from recipe_plugins.training.tuning_config import TuningConfig
 from recipe_runner import Corpus, RecipeError, Record, StageContext
-
-SAMPLES = 4
-"""Decoded rows that are kept to look at."""
-
-PREPARED = ("preparation.json", "samples.json")
-"""What lies beside the payload from before the first step."""
 
 
 def open_corpus(ctx: StageContext, config: TuningConfig) -> Corpus:
@@ -57,15 +50,13 @@ def prepare_rows(ctx: StageContext, config: TuningConfig, corpus: Corpus, render
             max_dropped=config.max_dropped,
         )
         write_rows(encoded, folder, sequence_length=config.sequence_length, packing=config.packing)
-        _write(ctx.folder / "samples.json", [sample(row, renderer.tokenizer) for row in encoded[:SAMPLES]])
+        write_samples(ctx, ((row.record.id, row) for row in encoded), renderer.tokenizer)
         return report.as_json()
 
     folder, report = once(ctx, "rows", write)
     rows = StoredRows(folder)
     report |= {"packed_rows": len(rows), "filled": round(report["tokens"] / (len(rows) * config.sequence_length), 6)}
-    ctx.note(preparation=report)
-    if ctx.rank == 0:
-        _write(ctx.folder / "preparation.json", report)
+    note_prepared(ctx, report)
     return rows
 
 
@@ -77,10 +68,6 @@ def _records(corpus: Corpus) -> Iterator[Record]:
                 next="read its source with `format: messages` or `format: alpaca`, or train on text with `anneal`",
             )
         yield record
-
-
-def _write(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,5 +134,4 @@ def note_result(
         tokens_per_second=result.tokens_per_second,
     )
     ctx.note(steps=result.steps, supervised_tokens=result.supervised_tokens, loss=result.loss, **facts)
-    report, samples = (json.loads((ctx.folder / name).read_text(encoding="utf-8")) for name in PREPARED)
-    return [*facts["tables"], *tables(report, samples)]
+    return [*facts["tables"], *prepared_tables(ctx)]
