@@ -1,11 +1,15 @@
-"""Which device a process runs on."""
+"""Which device a process runs on, and what it keeps of its memory."""
 
 from __future__ import annotations
+
+import resource
+import sys
 
 import pytest
 import torch
 
-from recipe_plugins.training.machine import device
+from recipe_plugins.training import TrainingConfig
+from recipe_plugins.training.machine import device, ready
 from recipe_runner import ExecutionConfig, RecipeError
 
 
@@ -35,3 +39,21 @@ def test_a_device_that_is_not_there_is_an_error():
         with pytest.raises(RecipeError, match="there is no cuda device here"):
             device(ExecutionConfig(device="cuda"))
     assert device(ExecutionConfig(device="cpu")) == torch.device("cpu")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_memory_that_a_step_frees_is_there_for_the_next_one():
+    def faults() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+    def step() -> None:
+        for block in [torch.empty(2**22) for _ in range(4)]:
+            block.fill_(1.0)
+
+    ready(TrainingConfig.model_validate({"budget": {"steps": 1}, "batch_size": 1, "sequence_length": 8}))
+    for _ in range(3):
+        step()
+    before = faults()
+    for _ in range(10):
+        step()
+    assert faults() - before < 1000  # the ten touch 164,000 pages

