@@ -201,6 +201,55 @@ def test_compiled_is_eager_up_to_rounding_and_says_that_it_is_not_exact(tmp_path
     assert compiled.facts["training"]["torch_compile"] is True
 
 
+@pytest.mark.parametrize(
+    ("precision", "dtype", "attention"),
+    [("fp32", "float32", "sdpa"), ("bf16", "bfloat16", "sdpa-fp32"), ("fp16", "float16", "sdpa-fp32")],
+)
+def test_logits_are_never_held_in_more_than_the_precision(tmp_path, precision, dtype, attention):
+    """And attention, which a CPU computes faster so, is in fp32; neither is left in the model's settings."""
+    import recipe_plugins.training as training
+
+    net, seen = model(), set()
+
+    class Seen(training.TokenTrainer):
+        def _summed(self, logits, *given):
+            seen.add(str(logits.dtype))
+            return super()._summed(logits, *given)
+
+    context = trained(tmp_path, net, steps=2, precision=precision, chunked_loss="off", trainer=Seen)
+    assert seen == {f"torch.{dtype}"}
+    assert context.facts["training"]["attention"] == attention
+    assert net.config._attn_implementation == "sdpa"
+
+
+def test_attention_in_fp32_is_that_of_sdpa_but_for_its_rounding():
+    """Nearer to the truth than in 16 bits, and documents of a packed row are as far apart."""
+    import torch
+
+    from recipe_plugins.training.attention import IN_FP32, isolates, set_attention
+
+    net, row = model().eval(), Rows()[3]
+    given = {key: torch.from_numpy(row[key])[None] for key in ("input_ids", "position_ids")}
+
+    def logits(name, half):
+        set_attention(net, name)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+            return net(**given, use_cache=False).logits.float()
+
+    torch.testing.assert_close(logits(IN_FP32, half=False), logits("sdpa", half=False), rtol=0, atol=0)
+    seen, sdpa = set(), torch.nn.functional.scaled_dot_product_attention
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            torch.nn.functional,
+            "scaled_dot_product_attention",
+            lambda *parts, **rest: seen.add((parts[0].dtype, torch.is_autocast_enabled("cpu"))) or sdpa(*parts, **rest),
+        )
+        half = logits(IN_FP32, half=True)
+    assert seen == {(torch.float32, False)}
+    assert (half - logits("sdpa", half=False)).abs().max() < 0.05
+    assert isolates(net)
+
+
 @pytest.mark.parametrize("precision", ["bf16", "bf16-master"])
 def test_what_is_timed_for_a_budget_in_minutes_is_what_runs_and_is_undone(tmp_path, precision):
     import torch
@@ -216,7 +265,7 @@ def test_what_is_timed_for_a_budget_in_minutes_is_what_runs_and_is_undone(tmp_pa
                 "chunked": self.head is not None, "dtype": next(self.model.parameters()).dtype,
                 "scaled": self.loss_scale is not None, "checkpointing": self.model.is_gradient_checkpointing,
                 "optimizer": type(self.optimizer.optimizer).__name__, "rows": len(inputs["input_ids"]),
-                "accelerate": self.accelerator.mixed_precision,
+                "autocast": torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"),
             }  # fmt: skip
             seen.append(found)
             return super().compute_loss(model, inputs, *given, **more)
@@ -253,10 +302,10 @@ def test_attention_follows_the_device_and_refuses_what_does_not_train_there(tmp_
 
     assert trained(tmp_path / "auto", steps=1).facts["training"]["attention"] == "sdpa"
     settings = {"budget": {"steps": 1}, "batch_size": 1, "sequence_length": 8}
-    on_cuda = chosen(TrainingConfig.model_validate({**settings, "precision": "bf16"}), torch.device("cuda"))
+    on_cuda = chosen(TrainingConfig.model_validate({**settings, "precision": "bf16"}), torch.device("cuda"), model())
     assert on_cuda in ("flex", "flash2")  # which need no dense mask
     with pytest.raises(RecipeError, match=r"flash2 computes in 16 bits only|flash-attn, which is not installed"):
-        chosen(TrainingConfig.model_validate({**settings, "attention": "flash2"}), torch.device("cuda"))
+        chosen(TrainingConfig.model_validate({**settings, "attention": "flash2"}), torch.device("cuda"), model())
     with pytest.raises(RecipeError, match="attention: flex has no backward pass on cpu"):
         trained(tmp_path / "flex", attention="flex")
 
@@ -266,7 +315,7 @@ def test_rows_end_to_end_train_as_rows_do(tmp_path, monkeypatch, chunked_loss):
     """As flash2 needs them; here for sdpa, which trains on a CPU and tells documents apart in either layout."""
     settings = {"steps": 3, "chunked_loss": chunked_loss, "z_loss": 1e-3}
     straight = losses(trained(tmp_path / "rows", **settings))
-    monkeypatch.setattr("recipe_plugins.training.run.IN_ONE_ROW", {"sdpa"})
+    monkeypatch.setattr("recipe_plugins.training.trainer.IN_ONE_ROW", {"sdpa"})
     net, shapes = model(), set()
 
     def see(module, given):

@@ -7,15 +7,18 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel
 
 from recipe_plugins.adapters.aligning_config import AligningConfig
 from recipe_plugins.adapters.attaching import MovesAdapter, attach
 from recipe_plugins.adapters.saving import facts_of, load_base, save_adapter
 from recipe_plugins.training import sharding, tuning
+from recipe_plugins.training.attention import IN_FP32, chosen, set_attention
 from recipe_plugins.training.conversations import renderer_of
 from recipe_plugins.training.estimate import shape_of_folder, training_facts
 from recipe_plugins.training.loading import DTYPES, load_model, load_tokenizer, save_model
+from recipe_plugins.training.machine import device
 from recipe_plugins.training.masters import to_bf16
 from recipe_plugins.training.order import Rows
 from recipe_plugins.training.run import TrainResult, train
@@ -39,16 +42,23 @@ class Learner:
     def load(self) -> PreTrainedModel:
         """The model as it came, where the stage keeps it, in eval mode; frozen where an adapter will train.
 
-        In bf16-master its weights are rounded at once, so that what is measured before is what training begins at.
+        In bf16-master its weights are rounded at once, and on a CPU its attention is that of training already, so that
+        what is measured before is what training begins at.
         """
-        where = sharding.home(self.ctx, self.config.execution)
-        if self.method is None:
-            model = load_model(self.ctx, self.start).to(where).eval()  # type: ignore[arg-type]
-            if self.config.precision == "bf16-master":
-                to_bf16(model)
-            return model
-        dtype, stored = DTYPES[self.config.precision], self.method.quantisation()
-        return load_base(self.ctx, self.start, stored, dtype=dtype, device=where).eval()
+        model = self._loaded(sharding.home(self.ctx, self.config.execution))
+        attention = chosen(self.config, device(self.config.execution), model)
+        if attention == IN_FP32:
+            set_attention(model, attention)
+        return model.eval()
+
+    def _loaded(self, where: torch.device) -> PreTrainedModel:
+        dtype = DTYPES[self.config.precision]
+        if self.method is not None:
+            return load_base(self.ctx, self.start, self.method.quantisation(), dtype=dtype, device=where)
+        model = load_model(self.ctx, self.start).to(where)  # type: ignore[arg-type]
+        if self.config.precision == "bf16-master":
+            to_bf16(model)
+        return model
 
     def ask(self, model: Any) -> AbstractContextManager[Any]:
         """See `sharding.asked`."""

@@ -134,8 +134,7 @@ class GrpoTrainer(RecipeTrainerMixin, Trainer):
     def _reference(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """What the model as it came gives the tokens of the answers, fp32 (answers, tokens - 1)."""
         given = (batch[key].to(self.args.device) for key in MODEL_INPUTS)
-        bf16 = torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16)
-        with self._as_it_came() as model, self.compute_loss_context_manager(), bf16:
+        with self._as_it_came() as model, self.compute_loss_context_manager():
             return token_log_probs(model, *given, temperature=self.settings.temperature)
 
     @contextmanager

@@ -6,6 +6,9 @@ row only, so for `flash2` a micro-batch's rows are laid end to end. So on CUDA `
 installed, else `flex`, and never a dense mask for packed rows; elsewhere it takes `sdpa`, the only one with a backward
 pass on a CPU.
 
+`sdpa-fp32`, which nobody asks for, is what `sdpa` becomes on a CPU where the rest is in 16 bits: there torch's backward
+pass of 16-bit attention takes twice as long as that of fp32.
+
 Limit: `flex` and `flash2` train on CUDA only.
 """
 
@@ -16,11 +19,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from recipe_plugins.training.config import LoopConfig
 from recipe_runner import RecipeError
 
-LIBRARY: Mapping[str, str] = {"sdpa": "sdpa", "flex": "flex_attention", "flash2": "flash_attention_2"}
+IN_FP32 = "sdpa-fp32"
+
+LIBRARY: Mapping[str, str] = {
+    "sdpa": "sdpa", IN_FP32: "sdpa_fp32", "flex": "flex_attention", "flash2": "flash_attention_2",
+}  # fmt: skip
 """What transformers calls them."""
 
 IN_ONE_ROW = frozenset({"flash2"})
@@ -33,8 +43,13 @@ random weights what a short convolution carries over is but 2e-5."""
 _TOKENS = 8  # of each of the documents that isolation is tried with
 
 
-def chosen(config: LoopConfig, device: torch.device) -> str:
-    """The attention of a run on `device`. Raises `RecipeError` where the one that is asked for does not train there."""
+def chosen(config: LoopConfig, device: torch.device, model: Any) -> str:
+    """The attention that `model` trains with on `device`.
+
+    Raises `RecipeError` where the one that is asked for does not train there.
+    """
+    if device.type == "cpu" and config.attention in ("auto", "sdpa"):
+        return IN_FP32 if config.precision != "fp32" and model.is_backend_compatible() else "sdpa"
     if config.attention == "auto":
         if device.type != "cuda":
             return "sdpa"
@@ -52,12 +67,31 @@ def chosen(config: LoopConfig, device: torch.device) -> str:
 
 def set_attention(model: Any, name: str) -> None:
     """Let `model` compute attention by `name`. Raises `RecipeError` where its architecture cannot."""
+    if name == IN_FP32:
+        AttentionInterface.register(LIBRARY[IN_FP32], _in_fp32)
+        AttentionMaskInterface.register(LIBRARY[IN_FP32], sdpa_mask)
     try:
         model.set_attn_implementation(LIBRARY[name])
     except (ValueError, ImportError) as error:
         raise RecipeError(
             f"{type(model).__name__} does not compute attention by {name}: {error}", next="use attention: sdpa"
         ) from error
+
+
+def _in_fp32(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **rest: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' `sdpa` in fp32, given and giving what the model computes in."""
+    if attention_mask is not None and attention_mask.is_floating_point():
+        attention_mask = attention_mask.float()
+    with torch.autocast(query.device.type, enabled=False):
+        out, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), attention_mask, **rest)
+    return out.to(value.dtype), None
 
 
 @torch.no_grad()

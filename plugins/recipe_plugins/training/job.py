@@ -31,8 +31,8 @@ class Job:
     (`branch/optimizer.pt`) to begin from; `branch` is the folder that gets the state at the end of the stable phase,
     with `optimizer_use`, how a recipe would write the optimizer. `checkpoint_seconds` of 0 saves by steps alone.
     `evaluator` measures the model every so many steps. `precision` is the recipe's. With `chunked_loss` the head's
-    product is taken in chunks, if it can be; with `liger` too, by its kernel. With `in_one_row` packed rows are given
-    to the model end to end. `embedding_lr` is described at `param_groups`.
+    product is taken in chunks, if it can be; with `liger` too, by its kernel. `attention` is as
+    `training.attention.chosen` says; `embedding_lr` is described at `param_groups`.
     """
 
     ctx: StageContext
@@ -50,7 +50,7 @@ class Job:
     skip_spikes: float
     chunked_loss: bool
     liger: bool
-    in_one_row: bool
+    attention: str
     precision: str
     digests: Mapping[str, str]
     evaluator: Evaluator | None = None

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from recipe_plugins.training import checkpoints, float8, liger, sharding
-from recipe_plugins.training.attention import IN_ONE_ROW, chosen, isolates, set_attention
+from recipe_plugins.training.attention import chosen, isolates, set_attention
 from recipe_plugins.training.config import MANY_LOGITS, LoopConfig, TrainingConfig, micro_batch
 from recipe_plugins.training.estimate import FAMILY
 from recipe_plugins.training.job import Evaluator, Job
@@ -33,8 +33,7 @@ OPTIMIZER: TypeAdapter[Use[Optimizer]] = TypeAdapter(Annotated[Use[Optimizer], S
 """An optimizer in use, to and from JSON."""
 
 NOTED = (
-    "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "bf16", "torch_compile",
-    "seed",
+    "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "torch_compile", "seed",
 )  # fmt: skip
 """The arguments that are recorded as they were resolved."""
 
@@ -106,7 +105,8 @@ def train(
         optimizer_state=optimizer_state,
         branch=branch,
     ) as loop:
-        ctx.note(training={**_resolved(loop.args, config, optimizer, steps), "chunked_loss": loop.head is not None})
+        resolved = _resolved(loop.args, config, optimizer, steps)
+        ctx.note(training={**resolved, "attention": loop.job.attention, "chunked_loss": loop.head is not None})
         if config.compile:
             ctx.warn("compile: a run that is killed and resumed is equal up to rounding, not bit for bit")
         loop.train()
@@ -136,7 +136,7 @@ def loop_of(
     """
     with _kernels(ctx, config, model):
         rows_at_once, accumulation = micro_batch(config, ctx.world_size)
-        attention = chosen(config, device(config.execution))
+        attention = chosen(config, device(config.execution), model)
         set_attention(model, attention)
         if config.precision == "bf16-master":
             to_bf16(model)
@@ -162,7 +162,7 @@ def loop_of(
             skip_spikes=config.skip_spikes,
             chunked_loss=trainer.cross_entropy and _chunked(config, rows_at_once, model),
             liger=config.liger,
-            in_one_row=attention in IN_ONE_ROW,
+            attention=attention,
             precision=config.precision,
             **told,
         )
@@ -216,8 +216,8 @@ def _warn_if_unplanned(ctx: StageContext, config: LoopConfig, model: PreTrainedM
 
 
 def _finish(loop: Any, model: PreTrainedModel) -> None:
-    """Leave in `model` the weights that are the result, out of autocast and shards, to be asked what is not packed."""
-    end_autocast(loop.model)
+    """Leave in `model` the weights that are the result, out of shards, to be asked what is not packed."""
+    release(loop.model)
     if sharding.is_sharded(loop.model):
         _gather(loop.model, model)
     set_attention(model, "sdpa")
@@ -226,15 +226,8 @@ def _finish(loop: Any, model: PreTrainedModel) -> None:
     model.eval()
 
 
-def end_autocast(model: Any) -> None:
-    """Take off what the library put around a model's forward pass, so that another trainer may put it on again.
-
-    Its own way, `unwrap_model`, takes off transformers' decorators too, and leaves a mark by which the next trainer
-    would take the model for prepared: it would train in fp32, without a word.
-    """
-    own = vars(model).pop("_original_forward", None)
-    if own is not None:
-        model.forward = own
+def release(model: Any) -> None:
+    """Take off the library's mark, by which another trainer would take the model for compiled, without a word."""
     vars(model).pop("_is_accelerate_prepared", None)
 
 
@@ -307,8 +300,8 @@ def _arguments(
         "max_grad_norm": config.max_grad_norm,
         "seed": seed,
         "data_seed": seed,
-        "bf16": config.precision in ("bf16", "fp8"),
-        "fp16": False,  # that is the loop's own: the library refuses it on CPUs, and scales the loss per optimizer
+        "bf16": False,  # autocast is the loop's own
+        "fp16": False,
         "use_cpu": device(config.execution).type == "cpu",
         CHECKPOINTING: config.gradient_checkpointing,
         CHECKPOINTING + "_kwargs": {"use_reentrant": False},
@@ -342,7 +335,6 @@ def _resolved(arguments: Any, config: LoopConfig, optimizer: Use[Optimizer], ste
         "optimizer": {"use": optimizer.component.identity, **optimizer.config.model_dump(mode="json")},
         "steps": steps,
         "tokens": steps * config.tokens_per_step,
-        "attention": chosen(config, arguments.device),
         "device": str(arguments.device),
         "threads": torch.get_num_threads(),
     }

@@ -23,7 +23,7 @@ from recipe_plugins.training import checkpoints
 from recipe_plugins.training.config import LoopConfig
 from recipe_plugins.training.once import once
 from recipe_plugins.training.order import Rows
-from recipe_plugins.training.run import end_autocast, loop_of
+from recipe_plugins.training.run import loop_of, release
 from recipe_plugins.training.trainer import RecipeTrainerMixin
 from recipe_runner import Optimizer, StageContext, Use
 
@@ -65,7 +65,7 @@ def seconds_per_step(
             ) as loop,
         ):
             loop.train()
-            end_autocast(loop.model)
+            release(loop.model)
         measured = statistics.median(later - earlier for earlier, later in pairwise(loop.ends[UNTIMED - 1 :]))
         del loop
         gc.collect()  # its optimizer, before the run makes its own

@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from recipe_plugins.training import checkpoints, sharding
+from recipe_plugins.training.attention import IN_ONE_ROW
 from recipe_plugins.training.groups import param_groups
 from recipe_plugins.training.job import Job
 from recipe_plugins.training.loading import DTYPES
@@ -39,6 +40,9 @@ from recipe_plugins.training.progress import Clock, Counters, Evaluations, LossS
 from recipe_plugins.training.resuming import Resumable
 from recipe_plugins.training.routing import Routing
 from recipe_runner import RecipeError, Schedule
+
+AUTOCAST: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp8": torch.bfloat16, "fp16": torch.float16}
+"""What the precisions whose weights are fp32 compute in; the products that fp8 takes over have their own."""
 
 NAMED_DOCUMENTS = 12
 """Documents of a batch that an error names."""
@@ -70,6 +74,7 @@ class RecipeTrainerMixin(Resumable):
         self._step_loss = torch.zeros((), device=self.args.device)
         made = FusedHead if job.liger else ChunkedHead
         self.head = chunked_head(self.model, DTYPES[job.precision], made) if job.chunked_loss else None
+        self._nats = torch.compile(summed_loss) if self.args.torch_compile else summed_loss
         self.routing = Routing.of(library["model"].config, job.batch_size) if self.cross_entropy else None
         self.branch_step = end_of_stable(job.schedule, job.steps) if job.branch else None
         self.batches = StepBatches(
@@ -119,16 +124,16 @@ class RecipeTrainerMixin(Resumable):
         """A sharded model goes into a wrapper of ours, so that the library puts no DDP around it."""
         if not sharding.is_sharded(model):
             return super()._wrap_model(model, training, dataloader)  # type: ignore[misc]
-        # autocast goes around the model itself, so that whoever measures it computes as training does
         found = self.accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
         return sharding.Sharded(found)
 
     def compute_loss_context_manager(self) -> Any:
-        """What the model is called in, here and wherever else the loop asks it: autocast to fp16, where that is wanted.
+        """What the model is called in, here and wherever else the loop asks it: autocast, where `precision` wants it.
 
-        The library, which casts to bf16 inside the model, would refuse fp16 on a CPU.
+        The library's own would turn all logits into fp32 as they leave the model, and would refuse fp16 on a CPU.
         """
-        return torch.autocast(self.args.device.type, torch.float16) if self.loss_scale else nullcontext()
+        dtype = AUTOCAST.get(self.job.precision)
+        return torch.autocast(self.args.device.type, dtype) if dtype else nullcontext()
 
     def scaled(self, loss: torch.Tensor) -> torch.Tensor:
         """What `compute_loss` returns, so that fp16 gradients do not vanish; `_unscale` undoes it."""
@@ -184,7 +189,7 @@ class RecipeTrainerMixin(Resumable):
     ) -> Any:
         """This micro-batch's share of the step's mean loss, times the ranks, over which gradients are averaged."""
         labels = inputs.pop("labels")
-        inputs = end_to_end(inputs) if self.job.in_one_row else inputs
+        inputs = end_to_end(inputs) if self.job.attention in IN_ONE_ROW else inputs
         with self.head.instead() if self.head else nullcontext():
             outputs = model(**inputs, use_cache=False, **(self.routing.arguments if self.routing else {}))
         share = self.accelerator.num_processes / num_items_in_batch
@@ -205,7 +210,7 @@ class RecipeTrainerMixin(Resumable):
             loss, nats = self.head.losses(labels, z_loss, self.scaled(share) if self.loss_scale else 1.0)
             return loss + logits.sum(), nats  # of no token: it ties the pass to the loss, as a sharded model needs
         logits = logits.view(*labels.shape, -1)
-        nats = summed_loss(logits, labels)
+        nats = self._nats(logits, labels)
         return (nats + z_loss * summed_z(logits, labels) if z_loss else nats), nats
 
     def before_step(self) -> None:
