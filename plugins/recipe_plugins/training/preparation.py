@@ -189,19 +189,19 @@ def note_prepared(ctx: StageContext, report: Mapping[str, Any]) -> None:
 
 def write_samples(ctx: StageContext, rows: Iterable[tuple[str, Encoded]], tokenizer: PreTrainedTokenizerBase) -> None:
     """Keep the first of the rows, each of which has a name, decoded."""
-    _write(ctx, PREPARED[1], [_sample(name, row, tokenizer) for name, row in islice(rows, SAMPLES)])
+    _write(ctx, PREPARED[1], [{"id": name, **sample(row, tokenizer)} for name, row in islice(rows, SAMPLES)])
 
 
 def _write(ctx: StageContext, name: str, value: Any) -> None:
     (ctx.folder / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _sample(name: str, encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def sample(encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """A decoded row for people to look at: its text in parts, each with whether it is learned."""
     learned = encoded.labels != IGNORED
     runs = groupby(range(len(learned)), key=lambda place: bool(learned[place]))
     parts = [(on, encoded.input_ids[list(run)].tolist()) for on, run in runs]
-    return {"id": name, "parts": [{"learned": on, "text": tokenizer.decode(ids)} for on, ids in parts]}
+    return {"parts": [{"learned": on, "text": tokenizer.decode(ids)} for on, ids in parts]}
 
 
 def prepared_tables(ctx: StageContext, *, scored: bool = False) -> list[dict[str, Any]]:
