@@ -93,6 +93,30 @@ def test_a_score_that_a_text_or_a_step_has_is_no_problem(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("overrides", "path", "what"),
+    [
+        (["schedule={warmup: 300, decay: 10}", "budget={steps: 300, tokens: null}"], "schedule", "do not fit into 300"),
+        (["schedule.warmup={tokens: 1B}"], "schedule", "do not fit into"),
+        (["schedule={warmup: 0.6, decay: 50%}"], "schedule", "0.6 and a decay of 0.5 are more than all steps"),
+        (["execution.processes=3"], "batch_size", "cannot be divided among 3 processes"),
+        (["attention=flex"], "attention", "has no backward pass on cpu"),
+        (["attention=flash2", "execution.device=cuda"], "attention", "computes in 16 bits only"),
+    ],
+)
+def test_what_cannot_train_by_its_settings_alone_is_a_problem_of_check(overrides, path, what):
+    """Before the corpus, the tokeniser and the stages before it are paid for."""
+    with pytest.raises(InvalidRecipe) as caught:
+        load("recipes/tiny.yaml", [f"stages.base.{override}" for override in overrides])
+    (problem,) = caught.value.problems
+    assert (problem.path, what in problem.what) == (f"stages.base.{path}", True)
+
+
+def test_a_schedule_that_fits_once_the_steps_are_known_is_no_problem_of_check():
+    """An epoch's steps are the run's to count."""
+    load("recipes/tiny.yaml", ["stages.base.schedule.warmup=3000", "stages.base.budget={tokens: null, epochs: 1}"])
+
+
+@pytest.mark.parametrize(
     ("shipped", "source"), [("continue-pretrain", "corpus.sources.domain"), ("tiny-chars", "corpus.sources.text")]
 )
 def test_ones_own_file_takes_one_override(shipped, source, tmp_path):

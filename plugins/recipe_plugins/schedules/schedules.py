@@ -14,13 +14,12 @@ from recipe_plugins.schedules.config import (
     CosineConfig,
     DecayConfig,
     InverseSqrtConfig,
-    Length,
     LinearConfig,
     SqrtConfig,
-    Tokens,
     WSDConfig,
 )
-from recipe_runner import RecipeError
+
+Phased = ConstantConfig | InverseSqrtConfig
 
 SHAPES: dict[str, Callable[[float], float]] = {
     "linear": lambda done: 1 - done,
@@ -30,22 +29,15 @@ SHAPES: dict[str, Callable[[float], float]] = {
 """What is left of the way from the peak to the end, by the share of the decay that is done."""
 
 
-def in_steps(length: Length, total: int) -> int:
-    """A length as steps: whole numbers are steps, fractions (1.0 included) a share of `total`."""
-    assert not isinstance(length, Tokens), "the stage makes steps of tokens"
-    return length if isinstance(length, int) else round(length * total)
-
-
 class Phases:
     """Warm-up, stable, decay; every schedule here is one of these, but for the fall of `InverseSqrt`."""
 
-    def __init__(self, warmup: Length, decay: Length | None, final: float, shape: str) -> None:
-        """`decay` is a length, or `None` for all that the warm-up leaves."""
-        self.warmup, self.decay, self.final, self.shape = warmup, decay, final, SHAPES[shape]
+    def __init__(self, config: Phased, final: float, shape: str) -> None:
+        self.config, self.final, self.shape = config, final, SHAPES[shape]
 
     def factor(self, step: int, total: int) -> float:
         """The factor for `step` of `total`."""
-        warmup, decay = self._lengths(total)
+        warmup, decay = self.config.lengths(total)
         if step < warmup:
             return (step + 1) / warmup
         if not decay or step < total - decay:
@@ -55,43 +47,31 @@ class Phases:
 
     def phase(self, step: int, total: int) -> str:
         """`warmup`, `stable` or `decay`."""
-        warmup, decay = self._lengths(total)
+        warmup, decay = self.config.lengths(total)
         if step < warmup:
             return "warmup"
         return "decay" if decay and step >= total - decay else "stable"
-
-    def _lengths(self, total: int) -> tuple[int, int]:
-        warmup = in_steps(self.warmup, total)
-        decay = max(0, total - warmup) if self.decay is None else in_steps(self.decay, total)
-        if isinstance(self.warmup, float) and isinstance(self.decay, float) and self.warmup + self.decay <= 1 + 1e-9:
-            decay = min(decay, total - warmup)  # both may have been rounded up
-        if warmup + decay > total:
-            raise RecipeError(
-                f"a warm-up of {warmup} steps and a decay of {decay} do not fit into {total} steps",
-                next="shorten them, write them as shares (warmup: 0.05), or raise the budget",
-            )
-        return warmup, decay
 
 
 class WSD(Phases):
     """Warm-up, stable, decay."""
 
     def __init__(self, config: WSDConfig) -> None:
-        super().__init__(config.warmup, config.decay, config.final, config.shape)
+        super().__init__(config, config.final, config.shape)
 
 
 class Constant(Phases):
     """The peak, after a warm-up."""
 
     def __init__(self, config: ConstantConfig) -> None:
-        super().__init__(config.warmup, 0, 1.0, "linear")
+        super().__init__(config, 1.0, "linear")
 
 
 class _Decay(Phases):
     shape_name: str
 
     def __init__(self, config: DecayConfig) -> None:
-        super().__init__(config.warmup, None, config.final, self.shape_name)
+        super().__init__(config, config.final, self.shape_name)
 
 
 class Cosine(_Decay):
@@ -125,9 +105,9 @@ class InverseSqrt(Phases):
     """min(n / w, sqrt(w / n)) at the n-th step (from 1) after a warm-up of w: section 5.3's rate over its peak."""
 
     def __init__(self, config: InverseSqrtConfig) -> None:
-        super().__init__(config.warmup, None, 0.0, "sqrt")
+        super().__init__(config, 0.0, "sqrt")
 
     def factor(self, step: int, total: int) -> float:
         """The factor for `step` of `total`; the last step of the warm-up has 1."""
-        number, warmup = step + 1, max(1, self._lengths(total)[0])  # a share of few steps may round to none
+        number, warmup = step + 1, max(1, self.config.lengths(total)[0])  # a share of few steps may round to none
         return min(number / warmup, math.sqrt(warmup / number))

@@ -23,7 +23,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from recipe_plugins.training.config import LoopConfig
+from recipe_plugins.training.config import LoopConfig, refuse_attention
 from recipe_runner import RecipeError
 
 IN_FP32 = "sdpa-fp32"
@@ -54,14 +54,9 @@ def chosen(config: LoopConfig, device: torch.device, model: Any) -> str:
         if device.type != "cuda":
             return "sdpa"
         return "flash2" if _has_flash() and config.precision != "fp32" else "flex"
-    if config.attention != "sdpa" and device.type != "cuda":
-        raise RecipeError(
-            f"attention: {config.attention} has no backward pass on {device.type}", next="use attention: sdpa"
-        )
+    refuse_attention(config.attention, config.precision, device.type)
     if config.attention == "flash2" and not _has_flash():
         raise RecipeError("attention: flash2 needs flash-attn, which is not installed", next="use attention: flex")
-    if config.attention == "flash2" and config.precision == "fp32":
-        raise RecipeError("attention: flash2 computes in 16 bits only", next="use precision: bf16, or attention: flex")
     return config.attention
 
 

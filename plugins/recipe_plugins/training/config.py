@@ -204,6 +204,20 @@ class LoopConfig(StageConfig):
             raise ValueError("precision: fp8 is for training in full; an adapter's base takes bf16")
         return self
 
+    @model_validator(mode="after")
+    def _attention(self) -> LoopConfig:
+        refuse_attention(self.attention, self.precision, self.execution.device)
+        return self
+
+    @model_validator(mode="after")
+    def _divided(self) -> LoopConfig:
+        """Of a step among the ranks, and of the steps, where they are known already, among the schedule's phases."""
+        micro_batch(self, self.execution.processes)
+        steps, phases = self.steps(), getattr(self.schedule_in_steps.config, "lengths", None)
+        if steps is not None and phases is not None:
+            phases(steps)
+        return self
+
     @property
     def tokens_per_step(self) -> int:
         """Tokens of one optimizer step, padding included."""
@@ -280,6 +294,22 @@ class TextConfig(LoopConfig):
         return self
 
 
+def refuse_attention(attention: str, precision: str, device: str) -> None:
+    """Raise `RecipeError` where the attention that is asked for does not train, on `device` if that is decided."""
+    if attention in ("flex", "flash2") and device in ("cpu", "mps"):
+        raise RecipeError(
+            f"attention: {attention} has no backward pass on {device}",
+            next="use attention: sdpa",
+            field=["attention"],
+        )
+    if attention == "flash2" and precision == "fp32":
+        raise RecipeError(
+            "attention: flash2 computes in 16 bits only",
+            next="use precision: bf16, or attention: flex",
+            field=["attention"],
+        )
+
+
 def micro_batch(config: LoopConfig, world_size: int) -> tuple[int, int]:
     """Rows of a forward pass, and forward passes a step, on each of `world_size` ranks.
 
@@ -290,6 +320,7 @@ def micro_batch(config: LoopConfig, world_size: int) -> tuple[int, int]:
         raise RecipeError(
             f"a step of {config.batch_size} rows cannot be divided among {world_size} processes",
             next="make batch_size a multiple of execution.processes",
+            field=["batch_size"],
         )
     rows = _rows_at_once(config.execution, config.tokens_per_step // config.batch_size, per_rank)
     return rows, math.ceil(per_rank / rows)
