@@ -27,16 +27,17 @@ def register_components() -> Iterable[Component]:
 
 @hookimpl
 def check_recipe(recipe: Any) -> Iterable[Problem]:
-    """Files, domains and scores that are not there; hints at rates and scales that are out of the usual.
+    """Files, domains, scores and stable phases that are not there; hints at rates and scales that are out of the usual.
 
     Of a recipe without any of what these are about, whose configs nobody has imported then, there is nothing to say.
     """
     if not any(f"recipe_plugins.{room}.config" in sys.modules for room in CHECKED):
         return []
     from recipe_plugins.hints import hints
-    from recipe_plugins.missing import foreign_domains, foreign_scores, missing
+    from recipe_plugins.missing import foreign_domains, foreign_scores, missing, no_branches
 
-    return [*missing(recipe), *foreign_domains(recipe), *foreign_scores(recipe), *hints(recipe)]
+    wrong = (missing, foreign_domains, foreign_scores, no_branches)
+    return [problem for check in (*wrong, hints) for problem in check(recipe)]
 
 
 @hookimpl

@@ -1,4 +1,5 @@
-"""What a recipe names and is not there: files, domains, scores. `recipe check` says so, before anything waits for them.
+"""What a recipe names and is not there: files, domains, scores, stable phases. `recipe check` says so, before anything
+waits for them.
 
 Of files only existence is looked at, and only on this machine: what lies at a URL is asked for when it is planned. Of
 domains and scores only those of a corpus that the recipe itself curates are known; a score that the rows of a source
@@ -23,6 +24,17 @@ def missing(recipe: Any) -> Iterator[Problem]:
         for name, source in sources.items():
             if isinstance(source.config, FilesConfig) and (wrong := _wrong(source.config.path)):
                 yield recipe.problem(f"stages.{stage}.sources.{name}.path", wrong.what, wrong.next)
+
+
+def no_branches(recipe: Any) -> Iterator[Problem]:
+    """A problem for each model that cannot be annealed, by the settings of the stage that makes it."""
+    for stage, use in recipe.stages.items():
+        refused, model = getattr(use.config, "refused", None), getattr(use.config, "model", None)
+        if refused is None or model is None or model.where == "path":
+            continue
+        wrong = refused(recipe.stages[model.text].config if model.where == "stage" else None)
+        if wrong is not None:
+            yield recipe.problem(f"stages.{stage}.model", wrong.what, wrong.next)
 
 
 def foreign_domains(recipe: Any) -> Iterator[Problem]:

@@ -111,6 +111,30 @@ def test_what_cannot_train_by_its_settings_alone_is_a_problem_of_check(overrides
     assert (problem.path, what in problem.what) == (f"stages.base.{path}", True)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [
+        (["base.schedule={use: cosine}"], "its schedule, cosine, has no stable phase"),
+        (["base.schedule={use: inverse-sqrt, warmup: 50}"], "its schedule, inverse-sqrt, has no stable phase"),
+        (["annealed.model=org/name"], "it comes from outside, without the optimizer state of a stable phase"),
+        (["again={use: anneal, model: annealed, corpus: corpus, batch_size: 8, sequence_length: 64, "
+          "budget: {steps: 1}}"], "its stage keeps no stable phase"),
+        (["base.schedule={use: constant}"], None),
+        (["base.schedule={use: cosine}", "annealed.fresh_optimizer={use: adamw, lr: 1e-4}"], None),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_annealed_is_told_before_it_is_pretrained(overrides, why):
+    given = [f"stages.{override}" for override in overrides]
+    if why is None:
+        load("recipes/tiny.yaml", given)
+        return
+    with pytest.raises(InvalidRecipe) as caught:
+        load("recipes/tiny.yaml", given)
+    (problem,) = caught.value.problems
+    assert problem.path in ("stages.annealed.model", "stages.again.model")
+    assert (why in problem.what, "fresh_optimizer" in problem.next) == (True, True)
+
+
 def test_a_schedule_that_fits_once_the_steps_are_known_is_no_problem_of_check():
     """An epoch's steps are the run's to count."""
     load("recipes/tiny.yaml", ["stages.base.schedule.warmup=3000", "stages.base.budget={tokens: null, epochs: 1}"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from recipe_runner import RecipeError
-from recipe_runner.testing import make
+from recipe_runner.testing import make, slot
 
 pytestmark = pytest.mark.slow
 
@@ -33,6 +34,28 @@ def test_it_loads_and_any_text_comes_back(tokenizer, tiny_tokeniser):
     assert len(tokenizer) == tiny_tokeniser.facts["vocab_size"] == 384
     for text in ("", " a  b\n\tc ", "naïve 世界 👍 \x00\ufffd", "don't  <|pad|> 12345"):
         assert tokenizer.decode(tokenizer(text, split_special_tokens=True)["input_ids"]) == text
+
+
+@pytest.mark.parametrize(
+    ("tokens", "what"),
+    [
+        (["<|a|>", "<|a|>"], "'<|a|>' is there already"),
+        (["<|im_end|>"], "'<|im_end|>' is there already"),
+        (["<|unk|>"], "'<|unk|>' is there already"),
+        (["<|a|>", ""], "'' is no token"),
+    ],
+)
+def test_a_special_token_that_would_be_lost_is_a_problem(tokens, what):
+    """The library would leave it out without a word."""
+    with pytest.raises(ValidationError, match=re.escape(what)):
+        slot("stage", {"use": "tokeniser", "corpus": "c", "vocab_size": 300, "special_tokens": tokens})
+
+
+def test_the_tokens_around_turns_are_those_of_the_template():
+    from recipe_plugins.tokeniser.config import OWN
+    from recipe_plugins.training.conversations import TURN_END, TURN_START
+
+    assert OWN[2:] == (TURN_START, TURN_END)
 
 
 def test_special_tokens_are_apart(tokenizer):

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from recipe_plugins.anneal.config import AnnealConfig
+from recipe_plugins.anneal.config import FOREIGN, AnnealConfig, unbranched
 from recipe_plugins.training import checkpoints
 from recipe_plugins.training.loading import load_model, load_tokenizer
 from recipe_plugins.training.run import OPTIMIZER
 from recipe_plugins.training.text import same_tokens, train_on_text
-from recipe_runner import Model, Optimizer, RecipeError, StageContext, Use
+from recipe_runner import Model, Optimizer, StageContext, Use
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,7 @@ class AnnealStage:
             return Start(self.config.fresh_optimizer, None, None)
         branch = source.branch_point()
         if branch is None:
-            raise RecipeError(
-                f"{self.config.model} cannot be annealed: {_why_not(source)}",
-                next="pretrain it with a schedule that has a stable phase, such as `wsd`"
-                "\nor begin at its end: `fresh_optimizer: {use: adamw, lr: …}`",
-            )
+            raise unbranched(self.config.model, _why_not(source))
         checkpoints.load_weights(model, branch.path / checkpoints.WEIGHTS)
         optimizer = OPTIMIZER.validate_json((branch.path / "optimizer.json").read_bytes())
         return Start(optimizer, branch.path / "optimizer.pt", branch.lr)
@@ -81,7 +77,7 @@ class AnnealStage:
 
 def _why_not(source: Model) -> str:
     if not source.manifest:
-        return "it comes from outside, without the optimizer state of a stable phase"
+        return FOREIGN
     training = source.facts.get("training", {})
     schedule = training.get("schedule", {}).get("use", "its schedule")
     last = source.facts.get("last_step", {}).get("step", source.facts.get("steps"))

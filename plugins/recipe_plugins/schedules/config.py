@@ -6,7 +6,7 @@ steps that read as many, which the stage knows.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -49,6 +49,9 @@ def _both(warmup: Length, decay: Length | None, total: int) -> tuple[int, int]:
 class ConstantConfig(Config):
     """The peak, after a linear warm-up."""
 
+    stable: ClassVar[bool] = True
+    """Whether there may be a phase at the peak, which `anneal` goes on from."""
+
     warmup: Annotated[Length, Field(description="steps, a share of all, or {tokens: N}")] = 0
 
     def lengths(self, total: int) -> tuple[int, int]:
@@ -59,6 +62,8 @@ class ConstantConfig(Config):
 
 class DecayConfig(ConstantConfig):
     """A decay from the end of the warm-up to the end of training."""
+
+    stable: ClassVar[bool] = False
 
     final: Annotated[Share, Field(description="the last rate, as a share of the peak")] = 0.0
 
@@ -82,6 +87,8 @@ class SqrtConfig(DecayConfig):
 class WSDConfig(DecayConfig):
     """Warm-up, stable, decay (Hu et al. 2024, arXiv:2404.06395, section 4)."""
 
+    stable: ClassVar[bool] = True
+
     decay: Annotated[Length, Field(description="the last steps, a share of all, or {tokens: N}; 0 stays stable")] = 0
     shape: Literal["linear", "sqrt", "cosine"] = "linear"
 
@@ -99,6 +106,8 @@ class WSDConfig(DecayConfig):
 
 class InverseSqrtConfig(Config):
     """A fall with the inverse square root of the step (Vaswani et al. 2017, arXiv:1706.03762, section 5.3)."""
+
+    stable: ClassVar[bool] = False
 
     warmup: Annotated[
         Length, Field(description="steps, a share of all, or {tokens: N}; how slow the fall is follows from it")

@@ -16,6 +16,7 @@ from recipe_runner import (
     Input,
     Known,
     Model,
+    RecipeError,
     Ref,
     Size,
     Slot,
@@ -35,6 +36,10 @@ class Algorithm(Protocol):
         """A tokenizer of at most `vocab_size` entries, those of `special_tokens` first; the same for the same texts."""
         ...
 
+
+END, PAD = "<|endoftext|>", "<|pad|>"
+OWN = (END, PAD, "<|im_start|>", "<|im_end|>")
+"""The special tokens that every tokeniser gets: the end of a document, padding, and around a turn."""
 
 UNKNOWN = "<|unk|>"
 """The special token for what a vocabulary lacks; algorithms to which nothing is unknown have none."""
@@ -101,8 +106,16 @@ class TokeniserConfig(StageConfig):
     ] = None
 
     @model_validator(mode="after")
+    def _told_apart(self) -> TokeniserConfig:
+        for number, token in enumerate(self.special_tokens):
+            if not token or token in (*OWN, UNKNOWN) or token in self.special_tokens[:number]:
+                why = "is there already" if token else "is no token"
+                raise RecipeError(f"{token!r} {why}", next="leave it out", field=["special_tokens", number])
+        return self
+
+    @model_validator(mode="after")
     def _room(self) -> TokeniserConfig:
-        needed = 4 + len(self.special_tokens) + getattr(self.algorithm.config, "least", 2)
+        needed = len(OWN) + len(self.special_tokens) + getattr(self.algorithm.config, "least", 2)
         if self.vocab_size < needed:
             raise ValueError(f"vocab_size {self.vocab_size} is too small: special tokens and bytes alone are {needed}")
         return self

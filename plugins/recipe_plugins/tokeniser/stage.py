@@ -11,14 +11,12 @@ from typing import Any
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from recipe_plugins.tokeniser.config import UNKNOWN, PretrainedTokeniserConfig, TokeniserConfig
+from recipe_plugins.tokeniser.config import END, OWN, PAD, UNKNOWN, PretrainedTokeniserConfig, TokeniserConfig
 from recipe_plugins.tokeniser.report import parts, report
 from recipe_plugins.tokeniser.template import changes, template_of_file
 from recipe_plugins.training.conversations import CHATML, TURN_END, TURN_START
 from recipe_plugins.training.loading import load_tokenizer
 from recipe_runner import Corpus, RecipeError, Ref, StageContext
-
-END, PAD = "<|endoftext|>", "<|pad|>"
 
 
 class TokeniserStage:
@@ -31,7 +29,7 @@ class TokeniserStage:
         """Train, give it the template, save, and measure it on held-out text."""
         corpus = ctx.open(self.config.corpus)
         assert isinstance(corpus, Corpus)
-        special = [END, PAD, TURN_START, TURN_END, *self.config.special_tokens]
+        special = [*OWN, *self.config.special_tokens]
         trained = self.config.algorithm.build().train(
             _texts(corpus, self.config.sample), self.config.vocab_size, special
         )

@@ -106,6 +106,8 @@ def _why(what: str, folder: Path, said: str) -> tuple[str, str]:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
         if what == "model" and (found := _unfit(kind)):
             return found, "choose a causal language model with attention, such as one of type llama, qwen3 or olmo2"
+    if what == "tokenizer" and not (folder / "tokenizer.json").is_file():
+        return "it has no tokenizer.json, nor another vocabulary", "look whether the folder is whole, or name another"
     return said.split("\n")[0], f"look whether the folder is whole, or name another {what}"
 
 
