@@ -228,7 +228,7 @@ def _wrong_input(
     if ref.text not in made or not ref.types or issubclass(made[ref.text], ref.types):
         return None
     fitting = ", ".join(name for name, cls in made.items() if name != owner and issubclass(cls, ref.types))
-    what = f"stage {ref.text!r} makes a {made[ref.text].type}, but a {wanted} goes here"
+    what = f"stage {ref.text!r} makes {_a(made[ref.text].type)}, but {_a(wanted)} goes here"
     return what, f"stages that make one: {fitting}" if fitting else ""
 
 
@@ -241,8 +241,12 @@ def _wrong_foreign(ref: Ref, wanted: str) -> tuple[str, str] | None:
     if fits or not ref.types:
         return None
     if made:
-        return f"{ref.text!r} is a {made.type}, but a {wanted} goes here", ""
-    return f"a {wanted} goes here, which does not come from outside", "name a stage that makes one"
+        return f"{ref.text!r} is {_a(made.type)}, but {_a(wanted)} goes here", ""
+    return f"{_a(wanted)} goes here, which does not come from outside", "name a stage that makes one"
+
+
+def _a(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def _made(stage: Use[Stage]) -> type[Artifact] | None:

@@ -135,6 +135,12 @@ def test_what_cannot_be_annealed_is_told_before_it_is_pretrained(overrides, why)
     assert (why in problem.what, "fresh_optimizer" in problem.next) == (True, True)
 
 
+def test_an_adapter_where_a_model_goes_is_told_in_english():
+    with pytest.raises(InvalidRecipe) as caught:
+        load("recipes/tiny.yaml", ["stages.chat.model=adapter"])
+    assert "stage 'adapter' makes an adapter, but a model goes here" in str(caught.value)
+
+
 def test_a_schedule_that_fits_once_the_steps_are_known_is_no_problem_of_check():
     """An epoch's steps are the run's to count."""
     load("recipes/tiny.yaml", ["stages.base.schedule.warmup=3000", "stages.base.budget={tokens: null, epochs: 1}"])

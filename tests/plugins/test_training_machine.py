@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from recipe_plugins.training import TrainingConfig
-from recipe_plugins.training.machine import device, ready
+from recipe_plugins.training.machine import device, ready, told_memory
 from recipe_runner import ExecutionConfig, RecipeError
 
 
@@ -57,3 +57,29 @@ def test_memory_that_a_step_frees_is_there_for_the_next_one():
     for _ in range(10):
         step()
     assert faults() - before < 1000  # the ten touch 164,000 pages
+
+
+def test_too_little_memory_is_an_error_that_says_what_takes_less():
+    """Of a GPU, and of a machine; any other error stays what it is."""
+    config = TrainingConfig.model_validate({"budget": {"steps": 1}, "batch_size": 8, "sequence_length": 16})
+    for allocate in (lambda: torch.empty(2**60, dtype=torch.uint8), _no_gpu_memory):
+        with (
+            pytest.raises(RecipeError, match="out of memory with 4 x 16 tokens at once: ") as caught,
+            told_memory(config, 4),
+        ):
+            allocate()
+        assert caught.value.next.startswith(
+            "set execution.micro_batch: 2 (the batch stays as it is), or gradient_check"
+        )
+    saving = config.model_copy(update={"gradient_checkpointing": True})
+    with pytest.raises(RecipeError) as caught, told_memory(saving, 1):
+        _no_gpu_memory()
+    assert "micro_batch" not in caught.value.next
+    assert "gradient_checkpointing" not in caught.value.next
+    with pytest.raises(RuntimeError, match="another") as other, told_memory(config, 4):
+        raise RuntimeError("another")
+    assert not isinstance(other.value, RecipeError)
+
+
+def _no_gpu_memory():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")

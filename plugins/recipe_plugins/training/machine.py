@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -32,6 +33,24 @@ def ready(config: LoopConfig) -> None:
         float8.refuse_without(device(config.execution))
     if config.liger:
         liger.refuse_without(device(config.execution))
+
+
+@contextmanager
+def told_memory(config: LoopConfig, rows_at_once: int) -> Iterator[None]:
+    """Raise `RecipeError`, which says what takes less, where training that many rows at once takes too much memory."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        less = [] if rows_at_once == 1 else [f"execution.micro_batch: {rows_at_once // 2} (the batch stays as it is)"]
+        less += [] if config.gradient_checkpointing else ["gradient_checkpointing: true"]
+        less += [] if config.execution.strategy == "fsdp" else ["several processes with execution.strategy: fsdp"]
+        said = str(error).strip().splitlines()[0]
+        raise RecipeError(
+            f"out of memory with {rows_at_once} x {config.sequence_length} tokens at once: {said}",
+            next=f"set {', or '.join([*less, 'a shorter sequence_length'])}; `recipe plan` says what the memory is for",
+        ) from error
 
 
 def _keep_freed_memory() -> None:

@@ -18,7 +18,7 @@ from recipe_plugins.training.config import MANY_LOGITS, LoopConfig, TrainingConf
 from recipe_plugins.training.estimate import FAMILY
 from recipe_plugins.training.job import Evaluator, Job
 from recipe_plugins.training.known_models import unlike
-from recipe_plugins.training.machine import device, ready, set_threads
+from recipe_plugins.training.machine import device, ready, set_threads, told_memory
 from recipe_plugins.training.masters import to_bf16
 from recipe_plugins.training.order import Rows
 from recipe_plugins.training.progress import Evaluations
@@ -109,7 +109,8 @@ def train(
         ctx.note(training={**resolved, "attention": loop.job.attention, "chunked_loss": loop.head is not None})
         if config.compile:
             ctx.warn("compile: a run that is killed and resumed is equal up to rounding, not bit for bit")
-        loop.train()
+        with told_memory(config, loop.job.micro_batch):
+            loop.train()
     if loop.interrupted:
         raise Interrupted(f"stopped after step {loop.state.global_step} of {steps}, which is saved")
     _finish(loop, model)
