@@ -141,6 +141,13 @@ def test_an_adapter_where_a_model_goes_is_told_in_english():
     assert "stage 'adapter' makes an adapter, but a model goes here" in str(caught.value)
 
 
+@pytest.mark.parametrize("word", ["on", "off", "auto"])
+def test_a_switch_is_written_as_it_is_called(word):
+    """YAML reads `on` as true."""
+    config: Any = load("recipes/tiny.yaml", [f"stages.base.chunked_loss={word}"]).config("base")
+    assert config.chunked_loss == word
+
+
 def test_a_schedule_that_fits_once_the_steps_are_known_is_no_problem_of_check():
     """An epoch's steps are the run's to count."""
     load("recipes/tiny.yaml", ["stages.base.schedule.warmup=3000", "stages.base.budget={tokens: null, epochs: 1}"])

@@ -49,6 +49,14 @@ def test_the_base_learns_and_says_what_it_did(tiny_base, tiny_tokeniser):
     assert {name: part["rows"] for name, part in facts["mix"].items()} == {"prose": 144, "code": 96}
 
 
+@pytest.mark.parametrize(("weight", "told"), [(1e-6, ["code"]), (0.4, [])])
+def test_a_domain_too_light_for_a_row_is_warned_of(pretraining, tiny_corpus, tiny_tokeniser, tmp_path, weight, told):
+    config = pretraining(mix={"prose": 0.6, "code": weight}, budget={"steps": 9})
+    made = make("pretrain", config, tmp_path, inputs={"corpus": tiny_corpus, "tokeniser": tiny_tokeniser})
+    found = [text for text in made.manifest["warnings"] if text.startswith("nothing is read of")]
+    assert [text.split()[4].rstrip(":") for text in found] == told
+
+
 def test_the_model_loads_from_the_path(tiny_base):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from recipe_plugins.filters.rules.where import parsed
 from recipe_plugins.schedules.config import Tokens
@@ -138,6 +138,11 @@ class Evaluation(Config):
 Logits = Literal["chunked", "all", "none"]
 
 
+def _switch(value: Any) -> Any:
+    """What YAML makes of `on` and `off`, as the words again."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 class LoopConfig(StageConfig):
     """What the training loop takes, whichever optimizer it runs."""
 
@@ -177,6 +182,7 @@ class LoopConfig(StageConfig):
     ] = "auto"
     chunked_loss: Annotated[
         Literal["auto", "on", "off"],
+        BeforeValidator(_switch),
         Execution(),
         Field(description="never hold all logits; auto: where a forward pass has more than 2**26, and with liger"),
     ] = "auto"

@@ -161,6 +161,12 @@ class _Text:
             max_repeats=config.max_repeats,
             isolate=config.isolate,
         )
+        unread = [name for name, portion in divided.items() if not portion.rows]
+        if unread:
+            rows = steps * config.batch_size
+            self.ctx.warn(
+                f"nothing is read of {' and '.join(unread)}: so small a share of {rows} rows is less than one"
+            )
         return self._mixed(divided, purpose)
 
     def to_time(self) -> MixedRows:
